@@ -1,0 +1,32 @@
+"""jaxsde: optimizers as Optax transforms, and the stochastic differential equations that describe them."""
+
+from .optimizers import (
+    SGD as SGD,
+    Adam as Adam,
+    AdamW as AdamW,
+    RMSprop as RMSprop,
+    RMSpropW as RMSpropW,
+    SignSGD as SignSGD,
+)
+from .problems import (
+    Classification as Classification,
+    EmbeddedSaddle as EmbeddedSaddle,
+    Gaussian as Gaussian,
+    LinearRegression as LinearRegression,
+    LogisticRegression as LogisticRegression,
+    Problem as Problem,
+    Quadratic as Quadratic,
+    StudentT as StudentT,
+)
+from .processes import SDE as SDE, Chain as Chain
+from .simulation import (
+    Ensemble as Ensemble,
+    GaussianIncrements as GaussianIncrements,
+    IndexedEuler as IndexedEuler,
+    Interrupted as Interrupted,
+    Jackknife as Jackknife,
+    Moments as Moments,
+    Samples as Samples,
+    TwoPointIncrements as TwoPointIncrements,
+    simulate as simulate,
+)

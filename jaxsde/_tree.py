@@ -1,0 +1,50 @@
+"""Small helpers for parameter pytrees."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+
+def as_params(x0: Any) -> Any:
+    """`x0` with every leaf a strongly typed floating-point array, as loop states must be."""
+    if not jax.tree.leaves(x0):
+        raise ValueError(f"x0 must be a pytree with at least one array of parameters, got {x0!r}")
+
+    def convert(leaf: Any) -> jax.Array:
+        try:
+            array = jnp.asarray(leaf)
+        except TypeError:
+            raise TypeError(f"every leaf of x0 must be an array of floats, got {leaf!r}") from None
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"every leaf of x0 must hold floating-point numbers, got dtype {array.dtype}: {leaf!r}")
+        return jax.lax.convert_element_type(array, array.dtype)
+
+    return jax.tree.map(convert, x0)
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """`tree` with its floating-point arrays converted to `dtype`; everything else as it is."""
+
+    def convert(leaf: Any) -> Any:
+        floating = isinstance(leaf, (jax.Array, np.ndarray)) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jax.lax.convert_element_type(leaf, dtype) if floating else leaf
+
+    return jax.tree.map(convert, tree)
+
+
+def size(tree: Any) -> int:
+    """The number of coordinates of `tree`."""
+    return sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+def flat(tree: Any) -> jax.Array:
+    """All coordinates of `tree` as one vector."""
+    return ravel_pytree(tree)[0]
+
+
+def is_finite(tree: Any) -> jax.Array:
+    """Whether every number of `tree` is finite, as a boolean scalar."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -1,0 +1,232 @@
+"""Adam and AdamW: the Optax transforms and the SDEs."""
+
+import operator
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from .. import _checks
+from ..problems import Problem
+from ..processes import SDE, ChainState
+from ._base import (
+    AbstractOptimizer,
+    LearningRate,
+    as_hyperparameter,
+    as_learning_rate,
+    as_reference_rate,
+    check_covariance,
+    check_rates,
+)
+
+
+class AdamState(NamedTuple):
+    """State of Adam's SDE: parameters, mean and mean square of the gradient (without bias correction), shaped alike."""
+
+    x: PyTree
+    m: PyTree
+    v: PyTree
+
+
+class Adam(AbstractOptimizer):
+    """Adam, $m_{k+1} = \\beta_1 m_k + (1 - \\beta_1) g_k$, $v_{k+1} = \\beta_2 v_k + (1 - \\beta_2) g_k^2$,
+    $x_{k+1} = x_k - \\eta\\,\\hat m / (\\sqrt{\\hat v} + \\epsilon)$ with
+    $\\hat m = m_{k+1} / (1 - \\beta_1^{k+1})$, $\\hat v = v_{k+1} / (1 - \\beta_2^{k+1})$.
+
+    **Arguments:**
+
+    - `learning_rate`: $\\eta > 0$, a number or an Optax schedule.
+    - `b1`, `b2`: $\\beta_1, \\beta_2$ in [0, 1).
+    - `eps`: $\\epsilon \\ge 0$, outside the root.
+    - `reference_rate`: required with a schedule: the rate that sets the clock, $t = k \\cdot$ `reference_rate`.
+
+    **Raises:** `ValueError` for hyperparameters out of range.
+
+    >>> Adam(learning_rate=0.1, b1=1.0)
+    Traceback (most recent call last):
+    ValueError: b1 must lie in [0, 1), got 1.0
+    """
+
+    learning_rate: Any
+    b1: Float[Array, ""]
+    b2: Float[Array, ""]
+    eps: Float[Array, ""]
+    reference_rate: Float[Array, ""] | None
+
+    def __init__(
+        self,
+        learning_rate: LearningRate,
+        b1: ArrayLike = 0.9,
+        b2: ArrayLike = 0.999,
+        eps: ArrayLike = 1e-8,
+        *,
+        reference_rate: ArrayLike | None = None,
+    ):
+        self.learning_rate = as_learning_rate(learning_rate)
+        self.b1 = as_hyperparameter(b1)
+        self.b2 = as_hyperparameter(b2)
+        self.eps = as_hyperparameter(eps)
+        self.reference_rate = as_reference_rate(reference_rate)
+
+    def __check_init__(self):
+        _check(self)
+
+    def transform(self) -> optax.GradientTransformation:
+        """`optax.adam`."""
+        return optax.adam(self.learning_rate, b1=self.b1, b2=self.b2, eps=self.eps)
+
+    def sde(self, problem: Problem, model: str = "compagnoni", *, start_steps: int = 1) -> SDE:
+        """The SDE of Adam on `problem`; see [`AdamW.sde`][], with $\\theta = 0$."""
+        return _sde(self, jnp.zeros(()), problem, model, start_steps)
+
+
+class AdamW(AbstractOptimizer):
+    """Adam with decoupled weight decay,
+    $x_{k+1} = x_k - \\eta\\,(\\hat m / (\\sqrt{\\hat v} + \\epsilon) + \\theta x_k)$, all else as in [`Adam`][].
+
+    **Arguments:** those of [`Adam`][], and `weight_decay`: $\\theta \\ge 0$.
+
+    **Raises:** `ValueError` for hyperparameters out of range.
+
+    >>> AdamW(learning_rate=0.1).weight_decay.item() == jnp.float32(1e-4)
+    Array(True, dtype=bool)
+    """
+
+    learning_rate: Any
+    b1: Float[Array, ""]
+    b2: Float[Array, ""]
+    eps: Float[Array, ""]
+    weight_decay: Float[Array, ""]
+    reference_rate: Float[Array, ""] | None
+
+    def __init__(
+        self,
+        learning_rate: LearningRate,
+        b1: ArrayLike = 0.9,
+        b2: ArrayLike = 0.999,
+        eps: ArrayLike = 1e-8,
+        weight_decay: ArrayLike = 1e-4,
+        *,
+        reference_rate: ArrayLike | None = None,
+    ):
+        self.learning_rate = as_learning_rate(learning_rate)
+        self.b1 = as_hyperparameter(b1)
+        self.b2 = as_hyperparameter(b2)
+        self.eps = as_hyperparameter(eps)
+        self.weight_decay = as_hyperparameter(weight_decay)
+        self.reference_rate = as_reference_rate(reference_rate)
+
+    def __check_init__(self):
+        _check(self)
+        _checks.number("weight_decay", self.weight_decay, low=0.0, closed="low")
+
+    def transform(self) -> optax.GradientTransformation:
+        """`optax.adamw`."""
+        return optax.adamw(
+            self.learning_rate, b1=self.b1, b2=self.b2, eps=self.eps, weight_decay=self.weight_decay
+        )
+
+    def sde(self, problem: Problem, model: str = "compagnoni", *, start_steps: int = 1) -> SDE:
+        """The SDE of AdamW on `problem` (Theorem 3.12).
+
+        With $\\rho_i = (1 - \\beta_i) / \\eta$, $\\gamma_i(t) = 1 - e^{-\\rho_i t}$,
+        $P = \\sqrt V + \\epsilon \\sqrt{\\gamma_2(t)}$ and $\\eta_t$ the schedule relative to the reference rate:
+
+        $dX = -\\eta_t \\frac{\\sqrt{\\gamma_2(t)}}{\\gamma_1(t)} P^{-1} \\big((M + \\eta \\rho_1 (\\nabla f(X) - M))\\,dt
+        + \\sqrt\\eta\\,\\eta \\rho_1 \\Sigma(X)^{1/2} dW\\big) - \\eta_t \\theta X\\,dt$,
+        $dM = \\rho_1 (\\nabla f(X) - M)\\,dt + \\sqrt\\eta\\,\\rho_1 \\Sigma(X)^{1/2} dW$,
+        $dV = \\rho_2\\,(\\nabla f(X)^2 + \\mathrm{diag}\\,\\Sigma(X) - V)\\,dt$.
+
+        The optimizer divides the mean it has just updated, $m + \\eta \\rho_1 (g - m)$. The theorem is quoted with that
+        step's mean alone, without the term with $\\eta \\rho_1 \\Sigma^{1/2} dW$ in $dX$. But then the noise that reaches
+        $X$ is $\\beta_1$ times what the optimizer has: the stationary variance falls short by the factor $\\beta_1^2$, and
+        $\\beta_1 = 0$ has no noise at all instead of RMSprop's. Both are weak approximations of order 1; this one has the
+        one-step covariance right for any $\\beta_1$.
+
+        **Arguments:**
+
+        - `model`: `"compagnoni"` is the above (Compagnoni et al., 2025); `"compagnoni-drift"` is the form quoted, with
+          that mean in the drift alone; `"malladi"` drops $\\nabla f(X)^2$ from $dV$ and all terms with $\\eta \\rho_1$
+          from $dX$ (Malladi et al., 2022, written in the clock $t = k \\eta$); `"ode"` is the drift of the first alone.
+        - `start_steps`: how many true optimizer steps come first, at least 1: the bias correction is singular at
+          $t = 0$. After them the optimizer and the SDE have the same law.
+
+        **Raises:** `ValueError` for another model, or noise without a covariance.
+        """
+        return _sde(self, self.weight_decay, problem, model, start_steps)
+
+
+def _check(optimizer: Adam | AdamW) -> None:
+    check_rates(optimizer)
+    _checks.number("b1", optimizer.b1, low=0.0, high=1.0, closed="low")
+    _checks.number("b2", optimizer.b2, low=0.0, high=1.0, closed="low")
+    _checks.number("eps", optimizer.eps, low=0.0, closed="low")
+
+
+def _sde(optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, model: str, start_steps: int) -> SDE:
+    _checks.choice("model", model, ("compagnoni", "compagnoni-drift", "malladi", "ode"))
+    check_covariance(problem, type(optimizer).__name__)
+    return SDE(
+        statistics=eqx.Partial(_statistics, problem),
+        coefficients=eqx.Partial(_coefficients, optimizer, weight_decay, model),
+        position=operator.attrgetter("x"),
+        from_chain=_from_chain,
+        chain=optimizer.chain(problem),
+        start_steps=_checks.count("start_steps", start_steps),
+        leading=_leading,
+    )
+
+
+class _Statistics(NamedTuple):
+    gradient: PyTree
+    variance: PyTree
+    root: Any
+
+
+def _statistics(problem: Problem, x: PyTree) -> _Statistics:
+    return _Statistics(problem.gradient(x), problem.noise.variance(x), problem.noise.root(x))
+
+
+def _coefficients(
+    optimizer: Adam | AdamW, weight_decay: Array, model: str, t: Array, y: AdamState, statistics: _Statistics
+) -> tuple[AdamState, Any]:
+    rate, eta = optimizer.relative_rate(t), optimizer.rate
+    rho1, rho2 = (1 - optimizer.b1) / eta, (1 - optimizer.b2) / eta
+    gamma1, root_gamma2 = -jnp.expm1(-rho1 * t), jnp.sqrt(-jnp.expm1(-rho2 * t))
+    # The optimizer divides the mean it has just updated: m moved by a share of the way to the stochastic gradient.
+    ahead = 0.0 if model == "malladi" else 1 - optimizer.b1
+    gain = jax.tree.map(lambda v: rate * root_gamma2 / gamma1 / (jnp.sqrt(v) + optimizer.eps * root_gamma2), y.v)
+
+    def dx(x: Array, m: Array, g: Array, k: Array) -> Array:
+        return -k * (m + ahead * (g - m)) - rate * weight_decay * x
+
+    def dv(v: Array, g: Array, variance: Array) -> Array:
+        return rho2 * ((variance if model == "malladi" else g * g + variance) - v)
+
+    drift = AdamState(
+        jax.tree.map(dx, y.x, y.m, statistics.gradient, gain),
+        jax.tree.map(lambda m, g: rho1 * (g - m), y.m, statistics.gradient),
+        jax.tree.map(dv, y.v, statistics.gradient, statistics.variance),
+    )
+    if model == "ode":
+        return drift, None
+    into_x = jax.tree.map(lambda k: ahead * k, gain) if model == "compagnoni" else None
+    return drift, eqx.Partial(_diffusion, jnp.sqrt(eta), rho1, into_x, statistics.root)
+
+
+def _diffusion(root_eta: Array, rho1: Array, into_x: PyTree, root: Any, dw: PyTree) -> AdamState:
+    noise = jax.tree.map(lambda z: root_eta * z, root(dw))
+    nothing = jax.tree.map(jnp.zeros_like, noise)
+    dx = nothing if into_x is None else jax.tree.map(lambda k, z: -k * z, into_x, noise)
+    return AdamState(dx, jax.tree.map(lambda z: rho1 * z, noise), nothing)
+
+
+def _from_chain(state: ChainState) -> AdamState:
+    return AdamState(state.x, optax.tree.get(state.transform, "mu"), optax.tree.get(state.transform, "nu"))
+
+
+def _leading(y: AdamState) -> PyTree:
+    return y.v

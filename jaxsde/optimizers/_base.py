@@ -1,0 +1,97 @@
+"""What all optimizers share: a learning rate or schedule, the clock it sets, and the two sides of each optimizer."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float
+
+from .. import _checks
+from ..problems import Problem
+from ..processes import SDE, Chain, ChainState
+
+LearningRate = float | Array | Callable[[Any], Any]
+
+
+class AbstractOptimizer(eqx.Module):
+    """An optimizer: hyperparameters as pytree leaves, an Optax transform and an SDE."""
+
+    learning_rate: eqx.AbstractVar[Any]
+    reference_rate: eqx.AbstractVar[Float[Array, ""] | None]
+
+    @abc.abstractmethod
+    def transform(self) -> optax.GradientTransformation:
+        """The optimizer as an Optax transform."""
+
+    @abc.abstractmethod
+    def sde(self, problem: Problem, model: str = "compagnoni") -> SDE:
+        """The optimizer's SDE on `problem`."""
+
+    def chain(self, problem: Problem) -> Chain:
+        """The optimizer run on stochastic gradients of `problem`."""
+        return Chain(self.transform, problem, self.rate)
+
+    @property
+    def rate(self) -> Float[Array, ""]:
+        """$\\eta$: the learning rate, or with a schedule its reference rate. One step lasts $\\eta$."""
+        return self.learning_rate if self.reference_rate is None else self.reference_rate
+
+    def relative_rate(self, t: Array) -> Array | float:
+        """$\\eta_t$, the schedule at time $t$ over the reference rate; 1 without a schedule."""
+        if self.reference_rate is None:
+            return 1.0
+        return self.learning_rate(t / self.reference_rate) / self.reference_rate
+
+
+def as_hyperparameter(value: ArrayLike) -> Array:
+    """A number as an array, so that a new number is no new program. Python numbers keep their weak type."""
+    array = jnp.asarray(value)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array + 0.0
+
+
+def as_learning_rate(value: LearningRate) -> Any:
+    """A schedule as it is, a number as an array."""
+    return value if callable(value) else as_hyperparameter(value)
+
+
+def as_reference_rate(value: ArrayLike | None) -> Array | None:
+    """A number as an array; none as none."""
+    return None if value is None else as_hyperparameter(value)
+
+
+def check_rates(optimizer: AbstractOptimizer) -> None:
+    """Raises unless the learning rate is positive, or a schedule with a positive reference rate."""
+    if callable(optimizer.learning_rate):
+        if optimizer.reference_rate is None:
+            raise ValueError(
+                "a learning-rate schedule needs reference_rate=, the rate that sets the clock t = k * reference_rate "
+                "(usually the schedule's peak)"
+            )
+        _checks.number("reference_rate", optimizer.reference_rate, low=0.0)
+        return
+    if optimizer.reference_rate is not None:
+        raise ValueError("reference_rate goes with a learning-rate schedule; learning_rate is a number here")
+    _checks.number("learning_rate", optimizer.learning_rate, low=0.0)
+
+
+def check_covariance(problem: Problem, name: str) -> None:
+    """Raises where the gradient noise has no covariance, without which the optimizer has no SDE."""
+    df = getattr(problem.noise, "df", None)
+    if df is not None and _checks.is_concrete(df) and float(df) <= 2:
+        raise ValueError(
+            f"{name}'s SDE needs the covariance of the gradient noise, which is infinite for Student-t noise with "
+            f"df <= 2 (got df={float(df):g}). {name}'s chain runs all the same; SignSGD has an SDE for any df"
+        )
+
+
+def itself(y: Any) -> Any:
+    """The position where the state is the parameters."""
+    return y
+
+
+def parameters(state: ChainState) -> Any:
+    """The SDE's state where it is the chain's parameters."""
+    return state.x

@@ -1,0 +1,98 @@
+"""SGD: the Optax transform and the SDE."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from .. import _checks
+from ..problems import Problem
+from ..processes import SDE
+from ._base import (
+    AbstractOptimizer,
+    LearningRate,
+    as_learning_rate,
+    as_reference_rate,
+    check_covariance,
+    check_rates,
+    itself,
+    parameters,
+)
+
+
+class SGD(AbstractOptimizer):
+    """Stochastic gradient descent, $x_{k+1} = x_k - \\eta g_k$.
+
+    **Arguments:**
+
+    - `learning_rate`: $\\eta > 0$, a number or an Optax schedule.
+    - `reference_rate`: required with a schedule: the rate that sets the clock, $t = k \\cdot$ `reference_rate`.
+
+    **Raises:** `ValueError` for rates out of range.
+
+    >>> SGD(learning_rate=0.1).transform().update(jnp.ones(1), (optax.EmptyState(),) * 2)[0].tolist()
+    [-0.10000000149011612]
+    """
+
+    learning_rate: Any
+    reference_rate: Float[Array, ""] | None
+
+    def __init__(self, learning_rate: LearningRate, *, reference_rate: ArrayLike | None = None):
+        self.learning_rate = as_learning_rate(learning_rate)
+        self.reference_rate = as_reference_rate(reference_rate)
+
+    def __check_init__(self):
+        check_rates(self)
+
+    def transform(self) -> optax.GradientTransformation:
+        """`optax.sgd`."""
+        return optax.sgd(self.learning_rate)
+
+    def sde(self, problem: Problem, model: str = "compagnoni") -> SDE:
+        """The SDE of SGD on `problem`.
+
+        **Arguments:** `model`:
+
+        - `"compagnoni"`: $dX = -\\eta_t \\nabla f(X)\\,dt + \\eta_t \\sqrt{\\eta}\\,\\Sigma(X)^{1/2} dW$, a weak
+          approximation of order 1 (Li, Tai and E, 2019), with $\\eta_t$ the schedule relative to the reference rate.
+        - `"ode"`: its drift alone, which is of weak order 1 as well.
+
+        **Raises:** `ValueError` for another model, or noise without a covariance.
+        """
+        _checks.choice("model", model, ("compagnoni", "ode"))
+        if model != "ode":
+            check_covariance(problem, "SGD")
+        return SDE(
+            statistics=eqx.Partial(_statistics, problem, model),
+            coefficients=eqx.Partial(_coefficients, self),
+            position=itself,
+            from_chain=parameters,
+            chain=self.chain(problem),
+            start_steps=0,
+        )
+
+
+class _Statistics(NamedTuple):
+    gradient: PyTree
+    root: Any
+
+
+def _statistics(problem: Problem, model: str, x: PyTree) -> _Statistics:
+    return _Statistics(problem.gradient(x), None if model == "ode" else problem.noise.root(x))
+
+
+def _coefficients(sgd: SGD, t: Array, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:
+    rate = sgd.relative_rate(t)
+    drift = jax.tree.map(lambda g: -rate * g, statistics.gradient)
+    if statistics.root is None:
+        return drift, None
+    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sgd.rate), statistics.root)
+
+
+def _diffusion(scale: Array, root: Any, dw: PyTree) -> PyTree:
+    # The increment stands for the gradient's noise, so it enters x with a minus, as in the optimizer.
+    return jax.tree.map(lambda z: -scale * z, root(dw))
+

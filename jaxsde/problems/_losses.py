@@ -1,0 +1,206 @@
+"""Losses: callables from a pytree of parameters to a scalar. Any such callable will do; these are the common ones."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from .. import _checks
+
+
+@jax.custom_jvp
+def _quadratic_form(hessian: Array, offset: Array) -> Array:
+    """Half of offset' hessian offset, for a symmetric matrix or a diagonal given as a vector."""
+    return 0.5 * jnp.vdot(offset, _apply(hessian, offset))
+
+
+@_quadratic_form.defjvp
+def _quadratic_form_jvp(primals: Any, tangents: Any) -> Any:
+    # Symmetry known: the gradient is one product with the Hessian, where differentiating the product would take two.
+    (hessian, offset), (d_hessian, d_offset) = primals, tangents
+    value = _quadratic_form(hessian, offset)
+    return value, jnp.vdot(d_offset, _apply(hessian, offset)) + 0.5 * jnp.vdot(offset, _apply(d_hessian, offset))
+
+
+def _apply(hessian: Array, offset: Array) -> Array:
+    return hessian * offset if hessian.ndim == 1 else hessian @ offset
+
+
+class Quadratic(eqx.Module):
+    """The quadratic loss $f(x) = \\frac12 (x - x_*)^\\top H (x - x_*)$.
+
+    **Arguments:**
+
+    - `hessian`: $H$, a symmetric matrix of shape `(d, d)`, or a vector of shape `(d,)` for a diagonal one.
+    - `minimum`: $x_*$, a number or an array of shape `(d,)`.
+
+    **Raises:** `ValueError` where the Hessian is not symmetric, or the shapes don't fit.
+
+    >>> Quadratic(jnp.array([1.0, 2.0]))(jnp.array([1.0, 1.0])).item()
+    1.5
+    """
+
+    hessian: Float[Array, " d"] | Float[Array, "d d"]
+    minimum: Float[Array, "..."]
+
+    def __init__(self, hessian: ArrayLike, minimum: ArrayLike = 0.0):
+        self.hessian = jnp.asarray(hessian, dtype=float) if not hasattr(hessian, "dtype") else jnp.asarray(hessian)
+        self.minimum = jnp.asarray(minimum)
+
+    def __check_init__(self):
+        shape = self.hessian.shape
+        if not (len(shape) == 1 or (len(shape) == 2 and shape[0] == shape[1])):
+            raise ValueError(f"hessian must be a vector (d,) or a matrix (d, d), got shape {shape}")
+        if not jnp.issubdtype(self.hessian.dtype, jnp.floating):
+            raise TypeError(f"hessian must hold floating-point numbers, got dtype {self.hessian.dtype}")
+        if self.minimum.shape not in ((), shape[:1]):
+            raise ValueError(f"minimum must be a number or have shape {shape[:1]}, got shape {self.minimum.shape}")
+        if _checks.is_concrete(self.hessian):
+            entries = np.asarray(self.hessian)
+            if not np.all(np.isfinite(entries)):
+                raise ValueError(f"hessian must be finite, got {entries}")
+            if entries.ndim == 2 and not np.allclose(entries, entries.T, rtol=1e-5, atol=1e-6 * np.abs(entries).max()):
+                raise ValueError(f"hessian must be symmetric, got {entries}")
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        if jnp.shape(x) != self.hessian.shape[:1]:
+            raise ValueError(f"a Quadratic of {self.hessian.shape[0]} coordinates got x of shape {jnp.shape(x)}")
+        return _quadratic_form(self.hessian.astype(x.dtype), x - self.minimum.astype(x.dtype))
+
+
+class EmbeddedSaddle(eqx.Module):
+    """A saddle at the origin with minima beside it:
+    $f(x) = \\frac12 x^\\top \\mathrm{diag}(h) x + \\frac\\lambda4 \\sum_i x_i^4 - \\frac\\xi3 \\sum_i x_i^3$.
+
+    **Arguments:**
+
+    - `hessian`: $h$, the curvatures at the origin, shape `(d,)`; by default (-1, 2).
+    - `quartic`: $\\lambda > 0$.
+    - `cubic`: $\\xi$, which makes one of the minima the deeper one.
+
+    >>> EmbeddedSaddle()(jnp.zeros(2)).item()
+    0.0
+    """
+
+    hessian: Float[Array, " d"]
+    quartic: Float[Array, ""]
+    cubic: Float[Array, ""]
+
+    def __init__(self, hessian: ArrayLike = (-1.0, 2.0), quartic: ArrayLike = 1.0, cubic: ArrayLike = 0.1):
+        self.hessian = jnp.asarray(hessian)
+        self.quartic = jnp.asarray(quartic)
+        self.cubic = jnp.asarray(cubic)
+
+    def __check_init__(self):
+        if self.hessian.ndim != 1:
+            raise ValueError(f"hessian must be a vector of curvatures, got shape {self.hessian.shape}")
+        _checks.number("quartic", self.quartic, low=0.0)
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        if jnp.shape(x) != self.hessian.shape:
+            raise ValueError(f"an EmbeddedSaddle of {self.hessian.shape[0]} coordinates got x of shape {jnp.shape(x)}")
+        square = x * x
+        terms = 0.5 * self.hessian * square + (0.25 * self.quartic * x - self.cubic / 3) * square * x
+        return jnp.sum(terms)
+
+
+class LinearRegression(eqx.Module):
+    """Half the mean squared error of a linear model, $f(w) = \\frac1{2N} \\sum_n (a_n^\\top w - b_n)^2$.
+
+    **Arguments:** `features`, shape `(N, d)`; `targets`, shape `(N,)`.
+
+    >>> LinearRegression(jnp.eye(2), jnp.ones(2))(jnp.zeros(2)).item()
+    0.5
+    """
+
+    features: Float[Array, "N d"]
+    targets: Float[Array, " N"]
+
+    def __init__(self, features: ArrayLike, targets: ArrayLike):
+        self.features = jnp.asarray(features)
+        self.targets = jnp.asarray(targets)
+
+    def __check_init__(self):
+        _check_rows(self.features, self.targets, "targets")
+
+    def __call__(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        return 0.5 * jnp.mean((self.features @ w - self.targets) ** 2)
+
+
+class LogisticRegression(eqx.Module):
+    """Logistic regression with a ridge, $f(w) = \\frac1N \\sum_n \\log(1 + e^{-s_n a_n^\\top w}) + \\frac{r}{2} \\|w\\|^2$,
+    $s_n = \\pm 1$.
+
+    **Arguments:**
+
+    - `features`: shape `(N, d)`.
+    - `labels`: shape `(N,)`, zeros and ones (or booleans).
+    - `ridge`: $r \\ge 0$; positive, it makes the loss strongly convex.
+
+    >>> round(LogisticRegression(jnp.eye(2), jnp.array([0, 1]))(jnp.zeros(2)).item(), 4)
+    0.6931
+    """
+
+    features: Float[Array, "N d"]
+    labels: Float[Array, " N"]
+    ridge: Float[Array, ""]
+
+    def __init__(self, features: ArrayLike, labels: ArrayLike, ridge: ArrayLike = 0.0):
+        self.features = jnp.asarray(features)
+        self.labels = jnp.asarray(labels).astype(self.features.dtype)
+        self.ridge = jnp.asarray(ridge)
+
+    def __check_init__(self):
+        _check_rows(self.features, self.labels, "labels")
+        _checks.number("ridge", self.ridge, low=0.0, closed="low")
+        if _checks.is_concrete(self.labels) and not set(np.unique(np.asarray(self.labels))) <= {0.0, 1.0}:
+            raise ValueError(f"labels must be 0 or 1, got values {np.unique(np.asarray(self.labels))[:5]}")
+
+    def __call__(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        margins = (2 * self.labels - 1) * (self.features @ w)
+        return jnp.mean(jax.nn.softplus(-margins)) + 0.5 * self.ridge * jnp.sum(w * w)
+
+
+class Classification(eqx.Module):
+    """Mean cross-entropy of a classifier over a data set.
+
+    **Arguments:**
+
+    - `apply`: a function `(params, features of one example) -> logits` of shape `(classes,)`.
+    - `features`: shape `(N, ...)`.
+    - `labels`: integers of shape `(N,)`.
+
+    >>> loss = Classification(lambda w, a: w @ a, jnp.eye(2), jnp.array([0, 1]))
+    >>> round(loss(jnp.zeros((2, 2))).item(), 4)
+    0.6931
+    """
+
+    apply: Any
+    features: Float[Array, "N ..."]
+    labels: Int[Array, " N"]
+
+    def __init__(self, apply: Any, features: ArrayLike, labels: ArrayLike):
+        self.apply = apply
+        self.features = jnp.asarray(features)
+        self.labels = jnp.asarray(labels)
+
+    def __check_init__(self):
+        if self.features.shape[:1] != self.labels.shape:
+            raise ValueError(f"features {self.features.shape} and labels {self.labels.shape} differ in their number N")
+        if not jnp.issubdtype(self.labels.dtype, jnp.integer):
+            raise TypeError(f"labels must be integers, got dtype {self.labels.dtype}")
+
+    def __call__(self, params: PyTree) -> Float[Array, ""]:
+        logits = jax.vmap(self.apply, in_axes=(None, 0))(params, self.features)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, self.labels))
+
+
+def _check_rows(features: Array, targets: Array, name: str) -> None:
+    if features.ndim != 2 or targets.shape != features.shape[:1]:
+        raise ValueError(
+            f"features must have shape (N, d) and {name} shape (N,), got {features.shape} and {targets.shape}"
+        )

@@ -1,0 +1,55 @@
+"""A problem: a loss and the law of its stochastic gradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .._tree import as_params
+from ._noise import AbstractNoise
+
+
+class Problem(eqx.Module):
+    """What an optimizer is run on: a loss $f$ and the noise of its gradient.
+
+    **Arguments:**
+
+    - `loss`: any callable from a pytree of parameters to a scalar.
+    - `noise`: the law of the stochastic gradient minus the gradient, e.g. [`Gaussian`][].
+
+    >>> from jaxsde import Gaussian, Quadratic
+    >>> Problem(Quadratic([1.0, 2.0]), Gaussian(0.5)).gradient(jax.numpy.ones(2)).tolist()
+    [1.0, 2.0]
+    """
+
+    loss: Callable[[PyTree], Float[Array, ""]]
+    noise: AbstractNoise
+
+    def __check_init__(self):
+        if not callable(self.loss):
+            raise TypeError(f"loss must be callable, params pytree -> scalar, got {self.loss!r}")
+        if not isinstance(self.noise, AbstractNoise):
+            raise TypeError(f"noise must be a noise law such as jaxsde.Gaussian(0.5), got {self.noise!r}")
+
+    def gradient(self, params: PyTree) -> PyTree:
+        """The gradient of the loss."""
+        return jax.grad(self.loss)(params)
+
+    def stochastic_gradient(self, params: PyTree, key: PRNGKeyArray) -> PyTree:
+        """One draw of the stochastic gradient."""
+        return self.noise.stochastic_gradient(self.loss, params, key)
+
+    def validate(self, x0: Any) -> Any:
+        """`x0` as parameters of this problem; raises `ValueError` or `TypeError` where it does not fit."""
+        x0 = as_params(x0)
+        try:
+            value = jax.eval_shape(self.loss, x0)
+        except (TypeError, ValueError) as error:
+            shapes = jax.tree.map(lambda leaf: leaf.shape, x0)
+            raise ValueError(f"the loss cannot be evaluated at x0 with shapes {shapes}: {error}") from error
+        if getattr(value, "shape", None) != ():
+            raise ValueError(f"the loss must return a scalar, got {value}")
+        self.noise.validate(x0)
+        return x0

@@ -1,0 +1,53 @@
+"""An optimizer as what it is: a Markov chain driven by stochastic gradients."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from ..problems import Problem
+
+
+class ChainState(NamedTuple):
+    """Parameters and the state of the Optax transform."""
+
+    x: PyTree
+    transform: Any
+
+
+class Chain(eqx.Module):
+    """An Optax transform run on stochastic gradients, $x_{k+1} = x_k + u_k$ with $u_k$ the transform's update.
+
+    **Arguments:**
+
+    - `make_transform`: a function without arguments that returns an `optax.GradientTransformation`. As a bound method
+      of an optimizer it is a pytree of the optimizer's hyperparameters, so that these can change without recompiling.
+    - `problem`: the [`Problem`][].
+    - `learning_rate`: $\\eta$, which gives the chain its clock, $t = k \\eta$.
+
+    >>> from jaxsde import SGD, Gaussian, Quadratic
+    >>> chain = SGD(learning_rate=0.1).chain(Problem(Quadratic([1.0]), Gaussian(0.0)))
+    >>> round(chain.step(chain.init(jax.numpy.ones(1)), jax.random.key(0)).x.item(), 4)
+    0.9
+    """
+
+    make_transform: Callable[[], optax.GradientTransformation]
+    problem: Problem
+    learning_rate: Float[Array, ""]
+
+    def init(self, x0: PyTree) -> ChainState:
+        """The state before the first step."""
+        return ChainState(x0, self.make_transform().init(x0))
+
+    def step(self, state: ChainState, key: PRNGKeyArray) -> ChainState:
+        """One optimizer step with one stochastic gradient drawn with `key`."""
+        gradient = self.problem.stochastic_gradient(state.x, key)
+        transform = optax.with_extra_args_support(self.make_transform())
+        updates, transform_state = transform.update(gradient, state.transform, state.x, grad=gradient)
+        return ChainState(optax.apply_updates(state.x, updates), transform_state)
+
+    def position(self, state: ChainState) -> PyTree:
+        """The parameters."""
+        return state.x

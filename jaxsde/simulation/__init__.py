@@ -1,0 +1,17 @@
+from ._ensemble import Ensemble as Ensemble, Interrupted as Interrupted
+from ._increments import (
+    AbstractIncrements as AbstractIncrements,
+    GaussianIncrements as GaussianIncrements,
+    TwoPointIncrements as TwoPointIncrements,
+)
+from ._reducers import (
+    AbstractReducer as AbstractReducer,
+    Jackknife as Jackknife,
+    JackknifeStatistics as JackknifeStatistics,
+    Moments as Moments,
+    MomentStatistics as MomentStatistics,
+    Samples as Samples,
+    SampleStatistics as SampleStatistics,
+)
+from ._simulate import simulate as simulate
+from ._solver import IndexedEuler as IndexedEuler

@@ -1,0 +1,37 @@
+"""What a simulation returns."""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float, Int
+
+
+class Ensemble(eqx.Module):
+    """Statistics over seeds at recorded times.
+
+    - `ts`: times $t = k \\eta$, shape `(n,)`; `steps`: the optimizer steps $k$, shape `(n,)`, from 0 on.
+    - `ensemble[name]`: the statistics of an observable, e.g. `.mean`, `.variance`, `.stderr`, `.count`, each with a
+      leading axis of times.
+    - `diverged`: shape `(n,)`, how many seeds had a parameter or observable that is not finite at that time. They are
+      left out of the moments.
+    - `seeds`: the number of seeds.
+    """
+
+    ts: Float[Array, " n"]
+    steps: Int[Array, " n"]
+    diverged: Int[Array, " n"]
+    seeds: int = eqx.field(static=True)
+    statistics: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.statistics:
+            raise KeyError(f"no observable {name!r} was recorded; there are {', '.join(map(repr, self.statistics))}")
+        return self.statistics[name]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A simulation was interrupted. `ensemble` holds the statistics of the seeds that were complete by then."""
+
+    def __init__(self, ensemble: Ensemble):
+        super().__init__(f"interrupted after {ensemble.seeds} seeds; their statistics are in .ensemble")
+        self.ensemble = ensemble

@@ -1,0 +1,219 @@
+"""`simulate`: an ensemble of trajectories of a chain or an SDE, as statistics over seeds."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray, PyTree
+
+from .. import _checks, _random
+from .._extras import optional
+from .._tree import cast, flat, size
+from ..processes import SDE, Chain
+from . import _loop
+from ._ensemble import Ensemble, Interrupted
+from ._increments import AbstractIncrements, GaussianIncrements, TwoPointIncrements
+from ._reducers import AbstractReducer, Moments
+from ._steppers import AbstractStepper, ChainStepper, SDEStepper
+
+# A chunk's state should stay in the cache of a core; below some seeds, starting a kernel costs more than its work.
+_CHUNK_COORDINATES, _LEAST_CHUNK, _LARGEST_CHUNK = 2**17, 16, 2**14
+
+# How often, within a chunk, the host looks in: for the progress bar and for an interrupt from the keyboard.
+_CALLS = 20
+
+_INCREMENTS = {"two-point": TwoPointIncrements, "gaussian": GaussianIncrements}
+
+
+def simulate(
+    process: Chain | SDE,
+    x0: Any,
+    *,
+    steps: int,
+    seeds: int,
+    key: PRNGKeyArray,
+    every: int | None = None,
+    observe: Mapping[str, Callable[[PyTree], PyTree]] | None = None,
+    reduce: AbstractReducer | None = None,
+    substeps: int = 1,
+    increments: str | AbstractIncrements | None = None,
+    chunk: int | None = None,
+    progress: bool = True,
+) -> Ensemble:
+    """Simulates many seeds of a process and returns statistics over them.
+
+    The noise of seed i at step k depends on `key`, i and k alone: a longer run begins with the shorter one, and more
+    seeds contain the fewer. All is done in the precision of `x0`.
+
+    **Arguments:**
+
+    - `process`: an optimizer's `chain(problem)` or `sde(problem)`.
+    - `x0`: the starting parameters, a pytree, or a function `key -> pytree` that draws each seed's own.
+    - `steps`: the number of optimizer steps; an SDE runs to $t$ = `steps` $\\eta$.
+    - `seeds`: the number of independent trajectories.
+    - `key`: a JAX key.
+    - `every`: record each that many optimizer steps; divides `steps`. By default at the start and the end only.
+    - `observe`: functions of the parameters to record, by name; by default `{"x": parameters, "loss": loss}`.
+    - `reduce`: [`Moments`][] (the default), [`Samples`][] or another reducer.
+    - `substeps`: SDE only: how many steps of the solver make up one optimizer step, $h = \\eta$ / `substeps`.
+    - `increments`: SDE only: `"two-point"` or `"gaussian"`; by default two-point where only moments are asked for,
+      which these serve to the same order in $h$, and else Gaussian.
+    - `chunk`: how many seeds run at a time; by default as many as suit the processor's cache.
+    - `progress`: whether a run of more than two seconds shows a progress bar, on a terminal and with tqdm installed.
+
+    **Returns:** an [`Ensemble`][]. Seeds that diverge are counted in it, not an error.
+
+    **Raises:** `ValueError` or `TypeError` for arguments that don't fit; [`Interrupted`][], with the statistics of the
+    seeds that are complete, where it is interrupted from the keyboard.
+
+    >>> import jaxsde as js
+    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(0.1))
+    >>> run = simulate(js.SGD(0.1).chain(problem), jnp.ones(1), steps=10, seeds=8, key=jax.random.key(0))
+    >>> run["x"].mean.shape
+    (2, 1)
+    """
+    if not isinstance(process, (Chain, SDE)):
+        raise TypeError(f"process must be an optimizer's chain(problem) or sde(problem), got {process!r}")
+    steps, seeds, substeps = (
+        _checks.count(name, value) for name, value in (("steps", steps), ("seeds", seeds), ("substeps", substeps))
+    )
+    every = steps if every is None else _checks.count("every", every)
+    if steps % every:
+        raise ValueError(f"every must divide steps, got every={every} and steps={steps}")
+    if isinstance(process, Chain) and (substeps != 1 or increments is not None):
+        raise ValueError("substeps and increments belong to SDEs: an optimizer's chain makes its own steps")
+    if steps * substeps >= 2**31:
+        raise ValueError(f"steps * substeps must be below 2**31, got {steps * substeps}")
+    reduce = Moments() if reduce is None else reduce
+    if not isinstance(reduce, AbstractReducer):
+        raise TypeError(f"reduce must be a reducer such as jaxsde.Moments(), got {reduce!r}")
+
+    key = _random.stream_key(key)
+    problem = process.problem
+    example = x0(_random.start_key(_random.seed_key(key, jnp.asarray(0)))) if callable(x0) else x0
+    example = problem.validate(example)
+    dtype = jnp.result_type(*jax.tree.leaves(example))
+    process = cast(process, dtype)
+    observe = {"x": _itself, "loss": problem.loss} if observe is None else dict(observe)
+    shapes = {name: _observed_shape(name, function, example) for name, function in observe.items()}
+
+    recorder = _loop.Recorder(cast(observe, dtype), reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
+    plan = _plan(process, steps, substeps, increments, reduce, every)
+    chunk = _chunk_size(chunk, seeds, size(example), reduce.multiple)
+    start = x0 if callable(x0) else example
+    total = None
+    done = 0
+    host = _checks.is_concrete(process, example, key)
+    with _progress_bar(progress and host, math.ceil(seeds / chunk) * sum(p.stop - p.start for p in plan)) as bar:
+        for first in range(0, seeds, chunk):
+            ids = first + jnp.arange(chunk, dtype=jnp.int32)
+            try:
+                buffer = _run_chunk(plan, recorder, start, key, ids, bar if host else None)
+            except KeyboardInterrupt:
+                if total is None:
+                    raise
+                raise Interrupted(_ensemble(total, reduce, shapes, process, steps, every, done)) from None
+            total = buffer if total is None else _loop.merge(reduce, total, buffer)
+            done = min(first + chunk, seeds)
+    assert total is not None  # seeds is at least 1
+    return _ensemble(total, reduce, shapes, process, steps, every, seeds)
+
+
+class _Phase(NamedTuple):
+    """A stretch of a run: which stepper takes it from which of its steps to which, and how often to record."""
+
+    stepper: AbstractStepper
+    start: int
+    stop: int
+    every: int
+
+
+def _plan(
+    process: Chain | SDE, steps: int, substeps: int, increments: Any, reduce: AbstractReducer, every: int
+) -> list[_Phase]:
+    """A chain is one phase. An SDE that is singular at t = 0 has a first one of true optimizer steps."""
+    if isinstance(process, Chain):
+        return [_Phase(ChainStepper(process), 0, steps, every)]
+    if increments is None:
+        increments = "two-point" if reduce.weak else "gaussian"
+    if not isinstance(increments, AbstractIncrements):
+        increments = _INCREMENTS[_checks.choice("increments", increments, tuple(_INCREMENTS))]()
+    if process.start_steps > steps:
+        raise ValueError(f"steps must be at least the SDE's start_steps={process.start_steps}, got {steps}")
+    stepper = SDEStepper(process, increments, process.learning_rate / substeps)
+    begin = process.start_steps
+    return [
+        _Phase(ChainStepper(process.chain), 0, begin, every),
+        _Phase(stepper, begin * substeps, steps * substeps, every * substeps),
+    ]
+
+
+def _run_chunk(
+    plan: list[_Phase], recorder: _loop.Recorder, x0: Any, key: PRNGKeyArray, ids: jax.Array, bar: Any
+) -> _loop.Record:
+    """The filled buffer of a chunk of seeds. With a bar, the host waits for each piece of the work."""
+    state, buffer = _loop.begin(plan[0].stepper, recorder, x0, key, ids)
+    for phase in plan:
+        if isinstance(phase.stepper, SDEStepper):
+            state = _loop.hand_over(phase.stepper, state)
+        for start, stop in _pieces(phase.start, phase.stop, 1 if bar is None else _CALLS):
+            bounds = (jnp.asarray(n, jnp.int32) for n in (start, stop, phase.every))
+            state, buffer = _loop.advance(phase.stepper, recorder, state, buffer, key, ids, *bounds)
+            if bar is not None:
+                jax.block_until_ready(buffer)
+                bar.update(stop - start)
+    return jax.tree.map(lambda leaf: leaf[: recorder.slots], buffer)
+
+
+def _pieces(start: int, stop: int, pieces: int) -> Iterator[tuple[int, int]]:
+    length = max(1, math.ceil((stop - start) / pieces))
+    for begin in range(start, stop, length):
+        yield begin, min(begin + length, stop)
+
+
+def _ensemble(
+    total: _loop.Record, reduce: Any, shapes: dict[str, Any], process: Any, steps: int, every: int, seeds: int
+) -> Ensemble:
+    statistics = {name: reduce.result(total.statistics[name], shape, seeds) for name, shape in shapes.items()}
+    recorded = jnp.arange(0, steps + 1, every)
+    return Ensemble(recorded * process.learning_rate, recorded, total.diverged, seeds, statistics)
+
+
+def _chunk_size(chunk: int | None, seeds: int, dimension: int, multiple: int) -> int:
+    if chunk is None:
+        most = min(max(_CHUNK_COORDINATES // dimension, _LEAST_CHUNK), _LARGEST_CHUNK)
+        chunk = math.ceil(seeds / math.ceil(seeds / most))
+    return math.ceil(min(_checks.count("chunk", chunk), seeds) / multiple) * multiple
+
+
+def _observed_shape(name: str, function: Any, example: PyTree) -> PyTree:
+    if not callable(function):
+        raise TypeError(f"observe[{name!r}] must be a function of the parameters, got {function!r}")
+    shape = jax.eval_shape(function, example)
+    if not jax.tree.leaves(shape):
+        raise ValueError(f"observe[{name!r}] must return an array or a pytree of arrays, got {shape!r}")
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shape)
+
+
+def _itself(x: PyTree) -> PyTree:
+    return x
+
+
+class _NoBar:
+    def __enter__(self) -> "_NoBar":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        return None
+
+    def update(self, amount: int) -> None:
+        """Shows nothing."""
+
+
+def _progress_bar(wanted: bool, total: int) -> Any:
+    tqdm = optional("tqdm") if wanted else None
+    if tqdm is None:
+        return _NoBar()
+    return tqdm.tqdm(total=total, unit="step", unit_scale=True, delay=2.0, leave=False, disable=None)
