@@ -18,6 +18,7 @@ from .problems import (
     Quadratic as Quadratic,
     StudentT as StudentT,
 )
+from . import theory as theory
 from .processes import SDE as SDE, Chain as Chain
 from .simulation import (
     Ensemble as Ensemble,

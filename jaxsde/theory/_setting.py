@@ -1,0 +1,107 @@
+"""What the closed forms need to know of an optimizer and a problem, with the assumptions checked."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from .. import _checks
+from ..optimizers import SGD, AbstractOptimizer, SignSGD
+from ..problems import Gaussian, LinearRegression, Problem, Quadratic, StudentT
+
+
+class Setting(NamedTuple):
+    """A quadratic loss with constant noise, and a constant learning rate."""
+
+    hessian: Float[Array, " d"] | Float[Array, "d d"]
+    minimum: Float[Array, " d"]
+    noise: Float[Array, " d"] | Float[Array, "d d"]
+    """The covariance of the gradient noise, a vector where both it and the Hessian are diagonal."""
+    scale: Float[Array, " d"]
+    """The noise's scale per coordinate: the standard deviation of Gaussian noise."""
+    slope: Float[Array, ""]
+    """The derivative at 0 of u -> E sign(u + Z / scale)."""
+    rate: Float[Array, ""]
+    """The learning rate."""
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether coordinates decouple."""
+        return self.hessian.ndim == 1
+
+    @property
+    def dense_hessian(self) -> Float[Array, "d d"]:
+        """The Hessian as a matrix."""
+        return jnp.diag(self.hessian) if self.diagonal else self.hessian
+
+    def loss(self, mean: Float[Array, "*n d"], covariance: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
+        """The expected loss above its minimum under a law with these moments."""
+        offset = mean - self.minimum
+        second = covariance + offset[..., :, None] * offset[..., None, :]
+        return 0.5 * jnp.einsum("ij,...ij->...", self.dense_hessian, second)
+
+
+def setting(optimizer: AbstractOptimizer, problem: Problem) -> Setting:
+    """The quadratic setting; raises `ValueError` that says which assumption of the closed forms fails."""
+    if not isinstance(optimizer, AbstractOptimizer):
+        raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {optimizer!r}")
+    if optimizer.reference_rate is not None:
+        raise ValueError("the closed forms hold for a constant learning rate, not for a schedule")
+    loss, noise = problem.loss, problem.noise
+    if isinstance(loss, LinearRegression):
+        loss = _regression_as_quadratic(loss)
+    if not isinstance(loss, Quadratic):
+        raise ValueError(f"the closed forms hold for jaxsde.Quadratic losses, got a {type(loss).__name__}")
+    if not isinstance(noise, (Gaussian, StudentT)):
+        raise ValueError(f"the closed forms hold for Gaussian or Student-t noise, got {type(noise).__name__}")
+    hessian = loss.hessian
+    d = hessian.shape[0]
+    x = jnp.zeros(d, hessian.dtype)
+    problem.validate(x)
+    diagonal = hessian.ndim == 1 and noise.independent
+    if not diagonal and hessian.ndim == 1:
+        hessian = jnp.diag(hessian)
+    if isinstance(noise, StudentT):
+        _check_finite_variance(optimizer, noise)
+        scale = jnp.broadcast_to(noise.scale, (d,)).astype(x.dtype)
+        slope = noise.mean_sign(jnp.full_like(x, 1e-3) * scale, x)[0] / 1e-3
+    else:
+        scale = jnp.sqrt(noise.variance(x))
+        slope = jnp.asarray(np.sqrt(2 / np.pi), x.dtype)
+    covariance = noise.variance(x) if diagonal else noise.covariance(x)
+    minimum = jnp.broadcast_to(loss.minimum, (d,)).astype(x.dtype)
+    return Setting(hessian, minimum, covariance.astype(x.dtype), scale, slope, optimizer.rate.astype(x.dtype))
+
+
+def as_start(x0: ArrayLike, s: Setting) -> Float[Array, " d"]:
+    """`x0` as a vector of the setting."""
+    x0 = jnp.asarray(x0, s.hessian.dtype)
+    if x0.shape != s.minimum.shape:
+        raise ValueError(f"x0 must have shape {s.minimum.shape} like the Hessian, got {x0.shape}")
+    return x0
+
+
+def as_times(ts: ArrayLike, s: Setting) -> Float[Array, " n"]:
+    """`ts` as a vector of times."""
+    ts = jnp.asarray(ts, s.hessian.dtype)
+    if ts.ndim != 1:
+        raise ValueError(f"ts must be a vector of times, got shape {ts.shape}")
+    _checks.number("ts", ts, low=0.0, closed="low")
+    return ts
+
+
+def _regression_as_quadratic(loss: LinearRegression) -> Quadratic:
+    count = loss.features.shape[0]
+    hessian = loss.features.T @ loss.features / count
+    return Quadratic((hessian + hessian.T) / 2, jnp.linalg.lstsq(loss.features, loss.targets)[0])
+
+
+def _check_finite_variance(optimizer: AbstractOptimizer, noise: StudentT) -> None:
+    needs_variance = not isinstance(optimizer, SignSGD)
+    if needs_variance and _checks.is_concrete(noise.df) and float(noise.df) <= 2:
+        consequence = "SGD has no second moments then" if isinstance(optimizer, SGD) else "its closed forms need one"
+        raise ValueError(
+            f"Student-t noise with df={float(noise.df):g} <= 2 has no finite variance: {consequence}. "
+            "SignSGD's closed forms hold for any df"
+        )
