@@ -1,5 +1,7 @@
 """jaxsde: optimizers as Optax transforms, and the stochastic differential equations that describe them."""
 
+from . import problems as problems, reporting as reporting, theory as theory
+from .estimation import Comparison as Comparison, compare as compare
 from .optimizers import (
     SGD as SGD,
     Adam as Adam,
@@ -18,7 +20,6 @@ from .problems import (
     Quadratic as Quadratic,
     StudentT as StudentT,
 )
-from . import theory as theory
 from .processes import SDE as SDE, Chain as Chain
 from .simulation import (
     Ensemble as Ensemble,

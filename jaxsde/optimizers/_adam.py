@@ -125,9 +125,7 @@ class AdamW(AbstractOptimizer):
 
     def transform(self) -> optax.GradientTransformation:
         """`optax.adamw`."""
-        return optax.adamw(
-            self.learning_rate, b1=self.b1, b2=self.b2, eps=self.eps, weight_decay=self.weight_decay
-        )
+        return optax.adamw(self.learning_rate, b1=self.b1, b2=self.b2, eps=self.eps, weight_decay=self.weight_decay)
 
     def sde(self, problem: Problem, model: str = "compagnoni", *, start_steps: int = 1) -> SDE:
         """The SDE of AdamW on `problem` (Theorem 3.12).

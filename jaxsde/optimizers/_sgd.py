@@ -95,4 +95,3 @@ def _coefficients(sgd: SGD, t: Array, x: PyTree, statistics: _Statistics) -> tup
 def _diffusion(scale: Array, root: Any, dw: PyTree) -> PyTree:
     # The increment stands for the gradient's noise, so it enters x with a minus, as in the optimizer.
     return jax.tree.map(lambda z: -scale * z, root(dw))
-

@@ -88,4 +88,3 @@ def _coefficients(sign_sgd: SignSGD, model: str, t: Array, x: PyTree, mean_sign:
 def _diffusion(scale: Array, mean_sign: PyTree, dw: PyTree) -> PyTree:
     # A sign is 1 or -1, so its variance is one minus its squared mean; rounding must not make that negative.
     return jax.tree.map(lambda s, z: -scale * jnp.sqrt(jnp.maximum(1 - s * s, 0)) * z, mean_sign, dw)
-

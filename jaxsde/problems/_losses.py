@@ -201,6 +201,4 @@ class Classification(eqx.Module):
 
 def _check_rows(features: Array, targets: Array, name: str) -> None:
     if features.ndim != 2 or targets.shape != features.shape[:1]:
-        raise ValueError(
-            f"features must have shape (N, d) and {name} shape (N,), got {features.shape} and {targets.shape}"
-        )
+        raise ValueError(f"features must have shape (N, d) and {name} shape (N,), got {features.shape} and {targets.shape}")

@@ -20,21 +20,28 @@ class AbstractIncrements(eqx.Module):
         """The memory to carry from step to step, for increments shaped like `like`."""
 
     @abc.abstractmethod
-    def draw(self, memory: Any, n: Int[Array, ""], key: PRNGKeyArray, like: PyTree) -> tuple[PyTree, Any]:
-        """The increment of step `n` under `key`, shaped like `like`, and the memory for the next step."""
+    def draw(
+        self, memory: Any, n: Int[Array, ""], first: Int[Array, ""], key: PRNGKeyArray, like: PyTree
+    ) -> tuple[PyTree, Any]:
+        """The increment of step `n` under `key`, shaped like `like`, and the memory for the next step.
+
+        `first` is the number of the run's first step, before which nothing is in memory.
+        """
 
 
 class GaussianIncrements(AbstractIncrements):
     """Standard normal increments.
 
-    >>> GaussianIncrements().draw(None, 0, jax.random.key(0), jnp.zeros(3))[0].shape
+    >>> GaussianIncrements().draw(None, 0, 0, jax.random.key(0), jnp.zeros(3))[0].shape
     (3,)
     """
 
     def init(self, like: PyTree) -> None:
         return None
 
-    def draw(self, memory: None, n: Int[Array, ""], key: PRNGKeyArray, like: PyTree) -> tuple[PyTree, None]:
+    def draw(
+        self, memory: None, n: Int[Array, ""], first: Int[Array, ""], key: PRNGKeyArray, like: PyTree
+    ) -> tuple[PyTree, None]:
         key = jax.random.fold_in(key, n)
         return _by_leaf(lambda k, leaf: jax.random.normal(k, leaf.shape, leaf.dtype), key, like), None
 
@@ -52,12 +59,14 @@ class TwoPointIncrements(AbstractIncrements):
     def init(self, like: PyTree) -> PyTree[UInt32[Array, "..."]]:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.uint32), like)
 
-    def draw(self, memory: PyTree, n: Int[Array, ""], key: PRNGKeyArray, like: PyTree) -> tuple[PyTree, PyTree]:
+    def draw(
+        self, memory: PyTree, n: Int[Array, ""], first: Int[Array, ""], key: PRNGKeyArray, like: PyTree
+    ) -> tuple[PyTree, PyTree]:
         def renew() -> PyTree:
             block = jax.random.fold_in(key, n // _BITS)
             return _by_leaf(lambda k, leaf: jax.random.bits(k, leaf.shape, jnp.uint32), block, like)
 
-        words = jax.lax.cond(n % _BITS == 0, renew, lambda: memory)
+        words = jax.lax.cond((n % _BITS == 0) | (n == first), renew, lambda: memory)
         place = jnp.asarray(n % _BITS, jnp.uint32)
 
         def pick(word: Array, leaf: Array) -> Array:

@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, _random
 from .._extras import optional
-from .._tree import cast, flat, size
+from .._tree import cast, size
 from ..processes import SDE, Chain
 from . import _loop
 from ._ensemble import Ensemble, Interrupted
@@ -142,8 +142,9 @@ def _plan(
         increments = _INCREMENTS[_checks.choice("increments", increments, tuple(_INCREMENTS))]()
     if process.start_steps > steps:
         raise ValueError(f"steps must be at least the SDE's start_steps={process.start_steps}, got {steps}")
-    stepper = SDEStepper(process, increments, process.learning_rate / substeps)
     begin = process.start_steps
+    first = jnp.asarray(begin * substeps, jnp.int32)
+    stepper = SDEStepper(process, increments, process.learning_rate / substeps, first)
     return [
         _Phase(ChainStepper(process.chain), 0, begin, every),
         _Phase(stepper, begin * substeps, steps * substeps, every * substeps),

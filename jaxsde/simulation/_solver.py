@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
@@ -72,10 +71,9 @@ class IndexedEuler(diffrax.AbstractItoSolver):
     ) -> tuple[Any, None, dict[str, Any], Any, diffrax.RESULTS]:
         n, memory = solver_state
         h = self.step_size
-        noise, memory = self.increments.draw(memory, n, self.key, self.noise_like(y0))
+        noise, memory = self.increments.draw(memory, n, self.first, self.key, self.noise_like(y0))
         root = jnp.sqrt(h)
         dw = jax.tree.map(lambda z: root.astype(z.dtype) * z, noise)
-
         change = terms.vf_prod(t0, y0, args, (h, dw))
         y1 = jax.tree.map(lambda y, dy: y + dy.astype(y.dtype), y0, change)
         return y1, None, dict(y0=y0, y1=y1), (n + 1, memory), diffrax.RESULTS.successful

@@ -52,11 +52,12 @@ class ChainStepper(AbstractStepper):
 
 
 class SDEStepper(AbstractStepper):
-    """Steps of length `h` of an SDE, by [`IndexedEuler`][]."""
+    """Steps of length `h` of an SDE, from step `first` on, by [`IndexedEuler`][]."""
 
     sde: SDE
     increments: AbstractIncrements
     h: Float[Array, ""]
+    first: Int[Array, ""]
 
     def stream(self, key: PRNGKeyArray) -> PRNGKeyArray:
         return _random.brownian_key(key)
@@ -66,7 +67,7 @@ class SDEStepper(AbstractStepper):
 
     def step(self, state: Any, n: Int[Array, ""], stream: PRNGKeyArray) -> Any:
         y, memory = state
-        solver = IndexedEuler(self.h, stream, self.increments, noise_like=self.sde.position)
+        solver = IndexedEuler(self.h, stream, self.increments, self.first, noise_like=self.sde.position)
         t0, t1 = n * self.h, (n + 1) * self.h
         y, _, _, (_, memory), _ = solver.step(self.sde.term, t0, t1, y, None, (n, memory), False)
         return y, memory

@@ -1,0 +1,1 @@
+from ._compare import Comparison as Comparison, compare as compare

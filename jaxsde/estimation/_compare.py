@@ -1,0 +1,288 @@
+"""`compare`: an optimizer, its SDE and the theory side by side."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
+
+from .. import _checks, theory
+from .._tree import flat, size
+from ..optimizers import AbstractOptimizer
+from ..problems import Problem
+from ..processes import SDE, Chain
+from ..simulation import Ensemble, Jackknife, Moments, simulate
+
+# Up to how many coordinates means and covariances are kept, and listed one by one.
+_KEPT, _LISTED = 16, 3
+
+
+class Curves(NamedTuple):
+    """Moments over time, leading axis `n`; mean and covariance are None for problems of many coordinates."""
+
+    loss: np.ndarray
+    mean: np.ndarray | None
+    covariance: np.ndarray | None
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error."""
+
+    value: float
+    stderr: float
+
+
+class Row(NamedTuple):
+    """A quantity by optimizer, SDE and theory; None where there is none."""
+
+    quantity: str
+    optimizer: Estimate
+    sde: Estimate | None
+    theory: float | None
+
+    def deviation(self, other: Estimate | float | None) -> tuple[float, float] | None:
+        """How far `other` is from the optimizer: in per cent of it, and in standard errors of the difference."""
+        if other is None:
+            return None
+        value, stderr = (other.value, other.stderr) if isinstance(other, Estimate) else (other, 0.0)
+        difference = value - self.optimizer.value
+        with np.errstate(divide="ignore", invalid="ignore"):
+            percent = 100 * np.float64(difference) / abs(self.optimizer.value)
+            sigmas = np.float64(difference) / np.hypot(self.optimizer.stderr, stderr)
+        return float(percent), float(sigmas)
+
+
+class Side(NamedTuple):
+    """One of the two simulations: its curves, the loss's spread over seeds and standard error, its diverged seeds."""
+
+    curves: Curves
+    loss_std: np.ndarray
+    loss_stderr: np.ndarray
+    diverged: np.ndarray
+    seeds: int
+
+
+class Comparison(NamedTuple):
+    """What [`compare`][] returns."""
+
+    title: str
+    ts: np.ndarray
+    optimizer: Side
+    sde: Side | None
+    theory: Curves | None
+    bound: np.ndarray | None
+    rows: list[Row]
+    notes: list[str]
+    settings: dict[str, Any]
+
+
+def compare(
+    opt: AbstractOptimizer,
+    problem: Problem,
+    x0: Any,
+    *,
+    steps: int = 1000,
+    seeds: int = 10_000,
+    key: PRNGKeyArray | None = None,
+    every: int | None = None,
+    substeps: int = 8,
+    model: str = "compagnoni",
+    groups: int = 40,
+    chunk: int | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Simulates an optimizer and its SDE, with independent noise, and sets them beside the closed forms.
+
+    Standard errors are jackknife estimates over groups of seeds. "Stationary" quantities are averages over the last
+    quarter of the run; the convergence rate is the slope of the logarithm of the loss above that average, where it
+    falls from 80 % to 10 % of its start, and theory's is the same slope of theory's curve.
+
+    **Arguments:**
+
+    - `opt`, `problem`, `x0`: the optimizer, the problem, and the start (a pytree, or a function `key -> pytree`).
+    - `steps`, `seeds`, `key`, `every`, `substeps`, `chunk`, `progress`: as in [`simulate`][]; `every` is by default
+      about a hundredth of `steps`.
+    - `model`: the SDE's.
+    - `groups`: of seeds, for the jackknife.
+
+    **Returns:** a [`Comparison`][], for `jaxsde.reporting.table`, `.plot` and `.save`. Where there is no SDE or no
+    theory, it is None, and `notes` say why.
+
+    **Raises:** as [`simulate`][].
+
+    >>> import jaxsde as js
+    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    >>> compare(js.SGD(0.1), problem, jnp.ones(1), steps=40, seeds=80, substeps=1).rows[0].quantity
+    'mean x[0], t = 0.5'
+    """
+    if not isinstance(opt, AbstractOptimizer):
+        raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {opt!r}")
+    key = jax.random.key(0) if key is None else key
+    steps = _checks.count("steps", steps)
+    every = _divisor_near(steps, steps / 100) if every is None else every
+    notes: list[str] = []
+    chain = opt.chain(problem)
+    try:
+        sde = opt.sde(problem, model=model)
+    except ValueError as error:
+        sde = None
+        notes.append(f"no SDE: {error}")
+    example = problem.validate(x0(key) if callable(x0) else x0)
+    observe: dict[str, Callable[[PyTree], PyTree]] = {"loss": problem.loss}
+    if size(example) <= _KEPT:
+        observe["x"] = flat
+    common = dict(steps=steps, seeds=seeds, every=every, observe=observe, chunk=chunk, progress=progress)
+    common["reduce"] = Jackknife(Moments(covariance=True), groups)
+
+    def run(process: Chain | SDE, stream: int, **more: Any) -> Ensemble:
+        return simulate(process, x0, key=jax.random.fold_in(key, stream), **common, **more)
+
+    discrete = run(chain, 0)
+    continuous = None if sde is None else run(sde, 1, substeps=substeps)
+    ts = np.asarray(discrete.ts, dtype=float)
+    law, stationary, bound = _theory(opt, problem, x0, ts, notes)
+    rows = _rows(ts, discrete, continuous, law, stationary)
+    for name, ensemble in (("optimizer", discrete), ("SDE", continuous)):
+        if ensemble is not None and int(ensemble.diverged[-1]):
+            notes.append(f"{int(ensemble.diverged[-1])} of the {name}'s {seeds} seeds diverged and are left out")
+    settings = dict(
+        optimizer=type(opt).__name__, loss=type(problem.loss).__name__, noise=type(problem.noise).__name__, model=model,
+        steps=steps, seeds=seeds, every=every, substeps=substeps,
+    )  # fmt: skip
+    title = f"{type(opt).__name__} on {type(problem.loss).__name__} with {type(problem.noise).__name__} noise"
+    second = None if continuous is None else _side(continuous)
+    return Comparison(title, ts, _side(discrete), second, law, bound, rows, notes, settings)
+
+
+def _theory(
+    opt: AbstractOptimizer, problem: Problem, x0: Any, ts: np.ndarray, notes: list[str]
+) -> tuple[Curves | None, Curves | None, np.ndarray | None]:
+    """Theory's moments, its stationary law and its bound; where one does not exist, a note says why."""
+    if callable(x0):
+        notes.append("no theory: the closed forms start from a point, x0 is a function that draws one")
+        return None, None, None
+    try:
+        law = theory.moments(opt, problem, x0, jnp.asarray(ts))
+    except ValueError as error:
+        notes.append(f"no theory: {error}")
+        return None, None, None
+    # The closed forms give the loss above its minimum.
+    least = float(problem.loss(jnp.asarray(x0)) - law.loss[0])
+    stationary = bound = None
+    try:
+        stationary = _curves(theory.stationary(opt, problem), least)
+        bound = np.asarray(theory.loss_bound(opt, problem, x0, jnp.asarray(ts)).loss, float) + least
+    except ValueError as error:
+        notes.append(f"no stationary law or bound: {error}")
+    return _curves(law, least), stationary, bound
+
+
+def _curves(law: theory.Law, least: float) -> Curves:
+    return Curves(*(np.asarray(a, dtype=float) for a in (law.loss + least, law.mean, law.covariance)))
+
+
+def _side(ensemble: Ensemble) -> Side:
+    loss = ensemble["loss"].total
+    std = np.sqrt(np.asarray(loss.variance, float))
+    return Side(_pick(ensemble, None), std, np.asarray(loss.stderr, float), np.asarray(ensemble.diverged), ensemble.seeds)
+
+
+def _pick(ensemble: Ensemble, without: int | None) -> Curves:
+    """The curves over all seeds, or over all but one group of them."""
+
+    def statistics(name: str) -> Any:
+        both = ensemble[name]
+        return both.total if without is None else both.without[without]
+
+    loss = np.asarray(statistics("loss").mean, dtype=float)
+    if "x" not in ensemble.statistics:
+        return Curves(loss, None, None)
+    x = statistics("x")
+    return Curves(loss, np.asarray(x.mean, dtype=float), np.asarray(x.covariance, dtype=float))
+
+
+def _rows(
+    ts: np.ndarray, discrete: Ensemble, continuous: Ensemble | None, law: Curves | None, stationary: Curves | None
+) -> list[Row]:
+    whole = _pick(discrete, None)
+    window = _decay_window(whole.loss)
+    first = _estimates(ts, discrete, window)
+    second = {} if continuous is None else _estimates(ts, continuous, window)
+    third: Mapping[str, float] = {}
+    if law is not None:
+        third = {name: value for name, value in _quantities(ts, law, window).items() if "stationary" not in name}
+    if stationary is not None:
+        third = {**third, **_stationary(stationary)}
+    return [Row(name, estimate, second.get(name), third.get(name)) for name, estimate in first.items()]
+
+
+def _estimates(ts: np.ndarray, ensemble: Ensemble, window: slice | None) -> dict[str, Estimate]:
+    """Every quantity with its jackknife standard error."""
+    groups = len(ensemble["loss"].without)
+    values = _quantities(ts, _pick(ensemble, None), window)
+    parts = [_quantities(ts, _pick(ensemble, g), window) for g in range(groups)]
+    estimates = {}
+    for name, value in values.items():
+        left_out = np.array([part[name] for part in parts])
+        spread = np.sum((left_out - left_out.mean()) ** 2)
+        estimates[name] = Estimate(value, float(np.sqrt((groups - 1) / groups * spread)))
+    return estimates
+
+
+def _quantities(ts: np.ndarray, curves: Curves, window: slice | None) -> dict[str, float]:
+    """All numbers of the table as functions of the curves."""
+    quantities: dict[str, float] = {}
+    last = len(ts) - 1
+    for i in sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2)}):
+        at = f"t = {ts[i]:.4g}"
+        if curves.mean is not None and curves.covariance is not None:
+            d = curves.mean.shape[1]
+            if d <= _LISTED:
+                quantities |= {f"mean x[{j}], {at}": float(curves.mean[i, j]) for j in range(d)}
+                quantities |= {f"variance x[{j}], {at}": float(curves.covariance[i, j, j]) for j in range(d)}
+            else:
+                quantities[f"norm of the mean, {at}"] = float(np.linalg.norm(curves.mean[i]))
+                quantities[f"total variance, {at}"] = float(np.trace(curves.covariance[i]))
+        quantities[f"loss, {at}"] = float(curves.loss[i])
+    tail = slice(last - last // 4, None)
+    settled = Curves(*(None if c is None else c[tail].mean(axis=0) for c in curves))  # type: ignore[arg-type]
+    quantities |= _stationary(settled)
+    if window is not None:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            excess = np.log(curves.loss[window] - settled.loss)
+        quantities["convergence rate of the loss"] = float(-np.polyfit(ts[window], excess, 1)[0])
+    return quantities
+
+
+def _stationary(law: Curves) -> dict[str, float]:
+    """The rows of a stationary law: curves without the axis of times."""
+    quantities: dict[str, float] = {}
+    if law.covariance is not None:
+        d = law.covariance.shape[0]
+        if d <= _LISTED:
+            pairs = [(i, j) for i in range(d) for j in range(i, d)]
+            quantities |= {f"stationary covariance [{i}, {j}]": float(law.covariance[i, j]) for i, j in pairs}
+        else:
+            quantities["stationary total variance"] = float(np.trace(law.covariance))
+    quantities["stationary loss"] = float(law.loss)
+    return quantities
+
+
+def _decay_window(loss: np.ndarray) -> slice | None:
+    """Where the loss above its final average first falls from 80 % to 10 % of its start; None where it does not."""
+    last = len(loss) - 1
+    excess = loss - loss[last - last // 4 :].mean()
+    if not np.all(np.isfinite(excess)) or excess[0] <= 0:
+        return None
+    below = np.flatnonzero(excess < 0.8 * excess[0])
+    done = np.flatnonzero(excess < 0.1 * excess[0])
+    if not below.size or not done.size or done[0] - below[0] < 3:
+        return None
+    return slice(int(below[0]), int(done[0]))
+
+
+def _divisor_near(number: int, target: float) -> int:
+    """The smallest divisor of `number` that is at least `target`."""
+    return next(d for d in range(max(1, int(np.ceil(target))), number + 1) if number % d == 0)
