@@ -4,11 +4,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def is_concrete(*values: Any) -> bool:
     """Whether all array leaves of `values` have known numbers (none is being traced)."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
 def number(name: str, value: Any, *, low: float = -np.inf, high: float = np.inf, closed: str = "") -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,30 +65,40 @@ class Compare:
     """The folder to write to."""
 
 
-# Per problem: noise scale, steps, seeds, substeps.
+class _Defaults(NamedTuple):
+    noise_scale: float
+    steps: int
+    seeds: int
+    substeps: int
+
+
 _DEFAULTS = {
-    "quadratic": (2.0, 1500, 20_000, 8),
-    "saddle": (1.0, 1500, 20_000, 8),
-    "breast-cancer": (0.1, 300, 400, 2),
-    "digits": (0.1, 100, 40, 2),
+    "quadratic": _Defaults(2.0, 1500, 20_000, 8),
+    "saddle": _Defaults(1.0, 1500, 20_000, 8),
+    "breast-cancer": _Defaults(0.1, 300, 400, 2),
+    "digits": _Defaults(0.1, 100, 40, 2),
 }
 
 
 def run_compare(arguments: Compare) -> None:
     """Runs the comparison, prints the table, and writes the picture and the file."""
-    scale, steps, seeds, substeps = (
-        default if given is None else given
-        for given, default in zip(
-            (arguments.noise_scale, arguments.steps, arguments.seeds, arguments.substeps),
-            _DEFAULTS[arguments.problem],
-            strict=True,
-        )
-    )
+    default = _DEFAULTS[arguments.problem]
+    scale = default.noise_scale if arguments.noise_scale is None else arguments.noise_scale
+    seeds = default.seeds if arguments.seeds is None else arguments.seeds
     arguments.out.mkdir(parents=True, exist_ok=True)
     problem, x0 = _problem(arguments, scale)
     optimizer = _optimizer(arguments, problem, x0)
-    options = dict(steps=steps, seeds=seeds, substeps=substeps, model=arguments.model)
-    result = compare(optimizer, problem, x0, key=jax.random.key(arguments.seed), groups=min(40, max(2, seeds)), **options)
+    result = compare(
+        optimizer,
+        problem,
+        x0,
+        steps=default.steps if arguments.steps is None else arguments.steps,
+        seeds=seeds,
+        key=jax.random.key(arguments.seed),
+        substeps=default.substeps if arguments.substeps is None else arguments.substeps,
+        model=arguments.model,
+        groups=min(40, max(2, seeds)),
+    )
     print(reporting.table(result))
     name = arguments.out / f"jaxsde-{arguments.optimizer}-{arguments.problem}"
     axes = reporting.plot(result)

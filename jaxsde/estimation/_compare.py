@@ -133,7 +133,7 @@ def compare(
     observe: dict[str, Callable[[PyTree], PyTree]] = {"loss": problem.loss}
     if size(example) <= _KEPT:
         observe["x"] = flat
-    common = dict(steps=steps, seeds=seeds, every=every, observe=observe, chunk=chunk, progress=progress)
+    common: dict[str, Any] = dict(steps=steps, seeds=seeds, every=every, observe=observe, chunk=chunk, progress=progress)
     common["reduce"] = Jackknife(Moments(covariance=True), groups)
 
     def run(process: Chain | SDE, stream: int, **more: Any) -> Ensemble:

@@ -1,5 +1,6 @@
 """Losses: callables from a pytree of parameters to a scalar. Any such callable will do; these are the common ones."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -47,7 +48,7 @@ class Quadratic(eqx.Module):
     hessian: Float[Array, " d"] | Float[Array, "d d"]
     minimum: Float[Array, "..."]
 
-    def __init__(self, hessian: ArrayLike, minimum: ArrayLike = 0.0):
+    def __init__(self, hessian: ArrayLike | Sequence[float], minimum: ArrayLike = 0.0):
         self.hessian = jnp.asarray(hessian, dtype=float) if not hasattr(hessian, "dtype") else jnp.asarray(hessian)
         self.minimum = jnp.asarray(minimum)
 
@@ -90,7 +91,7 @@ class EmbeddedSaddle(eqx.Module):
     quartic: Float[Array, ""]
     cubic: Float[Array, ""]
 
-    def __init__(self, hessian: ArrayLike = (-1.0, 2.0), quartic: ArrayLike = 1.0, cubic: ArrayLike = 0.1):
+    def __init__(self, hessian: ArrayLike | Sequence[float] = (-1.0, 2.0), quartic: ArrayLike = 1.0, cubic: ArrayLike = 0.1):
         self.hessian = jnp.asarray(hessian)
         self.quartic = jnp.asarray(quartic)
         self.cubic = jnp.asarray(cubic)

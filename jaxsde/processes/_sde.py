@@ -133,7 +133,7 @@ class SDETerm(diffrax.AbstractTerm):
         return self.sde.fields(t, y)
 
     def contr(self, t0: Any, t1: Any, **kwargs: Any) -> PyTree:
-        raise TypeError("this term carries no path: use it with jaxsde.IndexedEuler, or sde.terms(path) instead")
+        return t1 - t0, None  # no path: the solver makes the noise
 
     def prod(self, vf: tuple[Y, Diffusion | None], control: PyTree) -> Y:
         drift, diffusion = vf

@@ -1,6 +1,7 @@
 """Statistics over seeds as monoids: batches, chunks and devices combine by `merge`, in any grouping."""
 
 import abc
+import itertools
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -224,18 +225,11 @@ class Jackknife(AbstractReducer):
     def result(self, stats: Any, shape: PyTree, seeds: int) -> "JackknifeStatistics":
         merge = jax.vmap(self.reducer.merge)
         parts = [jax.tree.map(lambda leaf, g=g: leaf[:, g], stats) for g in range(self.groups)]
-        before, after = [None], [None]
-        for g in range(self.groups - 1):
-            before.append(parts[g] if before[-1] is None else merge(before[-1], parts[g]))
-            last = parts[self.groups - 1 - g]
-            after.append(last if after[-1] is None else merge(after[-1], last))
-        without = []
-        for g in range(self.groups):
-            left, right = before[g], after[self.groups - 1 - g]
-            rest = right if left is None else left if right is None else merge(left, right)
-            without.append(self.reducer.result(rest, shape, seeds))
-        total = merge(before[-1], parts[-1])
-        return JackknifeStatistics(self.reducer.result(total, shape, seeds), tuple(without))
+        # before[g] holds the groups up to g, after[g] those from g on: each leave-one-out is then a single merge.
+        before, after = list(itertools.accumulate(parts, merge)), list(itertools.accumulate(parts[::-1], merge))[::-1]
+        rest = [after[1], *(merge(before[g - 1], after[g + 1]) for g in range(1, self.groups - 1)), before[-2]]
+        without = tuple(self.reducer.result(part, shape, seeds) for part in rest)
+        return JackknifeStatistics(self.reducer.result(before[-1], shape, seeds), without)
 
 
 class JackknifeStatistics(eqx.Module):
