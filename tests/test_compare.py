@@ -1,0 +1,73 @@
+"""The main job: optimizer, SDE and theory side by side, as a function and as a command."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray
+
+import jaxsde as js
+
+PROBLEM = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(2.0))
+OPTIMIZERS = [
+    js.SGD(0.01),
+    js.SignSGD(0.01),
+    js.RMSprop(0.01, 0.99, initial_scale=4.0),
+    js.RMSpropW(0.01, 0.99, initial_scale=4.0, weight_decay=0.1),
+    js.Adam(0.01, 0.9, 0.99),
+    js.AdamW(0.01, 0.9, 0.99, weight_decay=0.1),
+]
+
+
+@pytest.mark.parametrize("opt", OPTIMIZERS, ids=lambda opt: type(opt).__name__)
+def test_the_sde_follows_the_optimizer_and_theory_the_stationary_law(opt):
+    # The SDE's own error is of the order of the learning rate: at most 3 % for these quantities at 0.01.
+    result = js.compare(opt, PROBLEM, jnp.ones(2), steps=1200, seeds=10_000, substeps=8, key=jax.random.key(1))
+    assert not result.notes
+    seen = 0
+    for row in result.rows:
+        assert row.sde is not None and row.theory is not None
+        if not row.quantity.startswith(("loss", "stationary", "convergence")):
+            continue
+        seen += 1
+        stderr = np.hypot(row.optimizer.stderr, row.sde.stderr)
+        size = 0.03 * abs(row.optimizer.value)
+        assert abs(row.sde.value - row.optimizer.value) < 5 * stderr + size, row
+        if row.quantity.startswith("stationary"):
+            assert abs(row.theory - row.optimizer.value) < 5 * row.optimizer.stderr + size, row
+    assert seen == 8
+    bound = result.bound
+    assert bound is not None
+    excess = result.optimizer.curves.loss - 5 * result.optimizer.loss_stderr
+    assert np.all(excess[1:] < bound[1:])
+
+
+def test_the_ode_is_told_from_the_sde():
+    result = js.compare(OPTIMIZERS[1], PROBLEM, jnp.ones(2), steps=1500, seeds=800, substeps=1, model="ode")
+    row = next(row for row in result.rows if row.quantity == "stationary loss")
+    assert row.sde is not None and row.sde.value < 0.1 * row.optimizer.value
+
+
+def test_many_coordinates_are_summed_up_and_missing_theory_is_named(tmp_path):
+    problem = js.Problem(lambda x: jnp.sum(x**4), js.Gaussian(0.1))
+    result = js.compare(js.SGD(0.01), problem, jnp.ones(5), steps=40, seeds=80)
+    assert any(row.quantity.startswith("total variance") for row in result.rows)
+    assert result.theory is None and "no theory" in result.notes[0]
+    heavy = js.compare(js.SGD(0.01), js.Problem(js.Quadratic([1.0]), js.StudentT(1.0, 0.1)), jnp.ones(1), steps=40, seeds=80)
+    assert heavy.sde is None and "df" in js.reporting.table(heavy)
+
+
+def test_the_command_writes_a_table_a_picture_and_a_file(tmp_path):
+    command = [sys.executable, "-c", "from jaxsde.cli import main; main()", "compare", "adamw", "--out", str(tmp_path)]
+    done = subprocess.run([*command, "--steps", "100", "--seeds", "200", "--substeps", "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "stationary loss" in done.stdout
+    assert (tmp_path / "jaxsde-adamw-quadratic.png").stat().st_size > 10_000
+    with xarray.open_dataset(tmp_path / "jaxsde-adamw-quadratic.nc", engine="h5netcdf") as data:
+        assert data.optimizer_loss.shape == data.sde_loss.shape == data.theory_loss.shape == (101,)
+        assert float(data.optimizer_loss[0]) == pytest.approx(1.5)
+    bad = subprocess.run([*command, "--learning-rate", "-1"], capture_output=True, text=True)
+    assert bad.returncode == 1 and bad.stderr.startswith("jaxsde: learning_rate")
