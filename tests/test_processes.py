@@ -1,0 +1,225 @@
+"""Chains and SDEs as processes: against Diffrax, against recursions written by hand, and their noise."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsde as js
+from jaxsde import _random
+
+HESSIAN = jnp.array([[2.0, 0.5], [0.5, 1.0]])
+PROBLEM = js.Problem(js.Quadratic(HESSIAN), js.Gaussian(0.5))
+X0 = jnp.array([1.0, -1.0])
+ETA = 0.0625  # a power of two, so that times are exact in floating point
+OPTIMIZERS = {
+    "sgd": js.SGD(ETA),
+    "sign_sgd": js.SignSGD(ETA),
+    "rmsprop": js.RMSprop(ETA, 0.9),
+    "rmspropw": js.RMSpropW(ETA, 0.9, weight_decay=0.1),
+    "adam": js.Adam(ETA, 0.8, 0.9),
+    "adamw": js.AdamW(ETA, 0.8, 0.9, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("increments", [js.TwoPointIncrements(), js.GaussianIncrements()], ids=["two-point", "gaussian"])
+def test_simulate_agrees_with_diffeqsolve(name, increments):
+    sde, steps, substeps, key = OPTIMIZERS[name].sde(PROBLEM), 40, 4, jax.random.key(5)
+    run = js.simulate(
+        sde, X0, steps=steps, seeds=3, key=key, substeps=substeps, increments=increments, reduce=js.Samples(), chunk=2
+    )
+    for seed in range(3):
+        mine = _random.seed_key(_random.stream_key(key), jnp.asarray(seed, jnp.int32))
+        t0, y0 = sde.init(X0, mine)
+        h = ETA / substeps
+        first = sde.start_steps * substeps
+        solver = js.IndexedEuler(h, _random.brownian_key(mine), increments, first=first, noise_like=sde.position)
+        solution = diffrax.diffeqsolve(
+            sde.term, solver, t0, steps * ETA, h, y0, adjoint=diffrax.ForwardMode(), max_steps=steps * substeps + 8
+        )
+        end = sde.position(jax.tree.map(lambda leaf: leaf[-1], solution.ys))
+        np.testing.assert_allclose(run["x"].values[-1, seed], end, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "sign_sgd"])
+def test_simulate_agrees_with_diffrax_euler_on_the_same_increments(name):
+    sde, steps, key, increments = OPTIMIZERS[name].sde(PROBLEM), 40, jax.random.key(5), js.GaussianIncrements()
+    run = js.simulate(sde, X0, steps=steps, seeds=1, key=key, substeps=4, increments=increments, reduce=js.Samples())
+    h = ETA / 4
+    stream = _random.brownian_key(_random.seed_key(_random.stream_key(key), jnp.asarray(0, jnp.int32)))
+
+    def path(t0, t1):
+        n = jnp.rint(t0 / h).astype(jnp.int32)
+        return jnp.sqrt(h) * increments.draw(None, n, 0, stream, X0)[0]
+
+    solution = diffrax.diffeqsolve(
+        sde.terms(path), diffrax.Euler(), 0.0, steps * ETA, h, X0, adjoint=diffrax.ForwardMode(), max_steps=200
+    )
+    np.testing.assert_allclose(run["x"].values[-1, 0], solution.ys[-1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_transforms_follow_the_recursions(name):
+    opt, eps = OPTIMIZERS[name], 1e-8
+    transform = opt.transform()
+    gradients = np.random.default_rng(0).normal(size=(30, 2))
+    x, state = X0, transform.init(X0)
+    want, m, v = np.array(X0, float), np.zeros(2), np.zeros(2)
+    theta = 0.1 if name.endswith("w") else 0.0
+    for k, g in enumerate(gradients, start=1):
+        updates, state = transform.update(jnp.asarray(g, jnp.float32), state, x)
+        x = x + updates
+        if name == "sgd":
+            step = g
+        elif name == "sign_sgd":
+            step = np.sign(g)
+        elif name.startswith("rmsprop"):
+            v = 0.9 * v + 0.1 * g**2
+            step = g / (np.sqrt(v) + eps)
+        else:
+            m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+            step = m / (1 - 0.8**k) / (np.sqrt(v / (1 - 0.9**k)) + eps)
+        want = want - ETA * (step + theta * want)
+        np.testing.assert_allclose(x, want, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["chain", "two-point", "gaussian"])
+def test_noise_depends_on_key_seed_and_step_alone(kind):
+    opt = OPTIMIZERS["adamw"]
+    process = opt.chain(PROBLEM) if kind == "chain" else opt.sde(PROBLEM)
+    more = {} if kind == "chain" else dict(substeps=3, increments=kind)
+
+    def run(steps, seeds, chunk):
+        samples = js.Samples()
+        ensemble = js.simulate(
+            process, X0, steps=steps, seeds=seeds, key=jax.random.key(2), every=10, chunk=chunk, reduce=samples, **more
+        )
+        return np.asarray(ensemble["x"].values)
+
+    whole = run(40, 30, 30)
+    np.testing.assert_allclose(run(40, 30, 7), whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run(40, 11, 11), whole[:, :11], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run(20, 30, 30), whole[:3], rtol=1e-5, atol=1e-6)
+    assert len(np.unique(whole[-1, :, 0])) == 30
+
+
+def test_two_point_increments_are_fair_signs_from_any_first_step():
+    increments, like = js.TwoPointIncrements(), jnp.zeros((100, 10))
+
+    def draws(first):
+        def step(memory, n):
+            z, memory = increments.draw(memory, n, first, jax.random.key(3), like)
+            return memory, z
+
+        return np.asarray(jax.lax.scan(step, increments.init(like), first + jnp.arange(500))[1])
+
+    z = draws(0)
+    assert set(np.unique(z)) == {-1.0, 1.0}
+    limit = 5 / np.sqrt(z.size)
+    assert abs(z.mean()) < limit
+    for lag in (1, 2, 31, 32, 33):
+        assert abs((z[lag:] * z[:-lag]).mean()) < 5 / np.sqrt(z[lag:].size)
+    assert abs((z[:, 1:] * z[:, :-1]).mean()) < 1.1 * limit
+    assert abs((z[:, :, 1:] * z[:, :, :-1]).mean()) < 1.1 * limit
+    np.testing.assert_array_equal(draws(8)[: 500 - 8], z[8:])
+
+
+def test_start_steps_are_the_chain_and_what_follows_is_unbiased():
+    opt, problem = OPTIMIZERS["adam"], js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    common = dict(steps=40, seeds=4000, key=jax.random.key(0), every=5)
+    chain = js.simulate(opt.chain(problem), jnp.ones(1), **common)
+    sde = opt.sde(problem, start_steps=12)
+    late = js.simulate(sde, jnp.ones(1), substeps=2, **common)
+    np.testing.assert_allclose(late["x"].mean[:3], chain["x"].mean[:3], rtol=1e-5, atol=1e-6)
+    gaussian = js.simulate(sde, jnp.ones(1), substeps=2, increments="gaussian", **common)
+    error = np.hypot(late["x"].stderr[-1], gaussian["x"].stderr[-1])
+    assert abs(late["x"].mean[-1] - gaussian["x"].mean[-1]) < 5 * error
+
+
+def test_moments_are_those_of_the_samples_and_the_jackknife_of_its_groups():
+    process = OPTIMIZERS["sgd"].chain(PROBLEM)
+    common = dict(steps=10, seeds=90, key=jax.random.key(1), every=5, chunk=40)
+    x = np.asarray(js.simulate(process, X0, reduce=js.Samples(), **common)["x"].values, float)
+    moments = js.simulate(process, X0, reduce=js.Moments(covariance=True), **common)["x"]
+    np.testing.assert_allclose(moments.mean, x.mean(axis=1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(moments.variance[1:], x.var(axis=1, ddof=1)[1:], rtol=1e-4)
+    np.testing.assert_allclose(moments.covariance[-1], np.cov(x[-1].T), rtol=1e-4)
+    np.testing.assert_allclose(moments.stderr[1:], x.std(axis=1, ddof=1)[1:] / np.sqrt(90), rtol=1e-4)
+    jackknife = js.simulate(process, X0, reduce=js.Jackknife(js.Moments(), groups=10), **common)["x"]
+    np.testing.assert_allclose(jackknife.total.mean, moments.mean, rtol=1e-5)
+    for group in (0, 4, 9):
+        rest = np.arange(90) % 10 != group
+        np.testing.assert_allclose(jackknife.without[group].mean, x[:, rest].mean(axis=1), rtol=1e-5, atol=1e-6)
+
+
+def test_new_numbers_do_not_recompile():
+    traces = []
+
+    def observed(x):
+        traces.append(None)
+        return x
+
+    def run(rate, scale, seed):
+        problem = js.Problem(js.Quadratic(HESSIAN), js.Gaussian(scale))
+        for process in (js.AdamW(rate).chain(problem), js.AdamW(rate).sde(problem)):
+            key = jax.random.key(seed)
+            js.simulate(process, X0 * seed, steps=20, seeds=8, key=key, observe={"x": observed})
+
+    run(0.01, 0.5, 1)
+    once = len(traces)
+    run(0.02, 0.7, 2)
+    # Finding the observable's shape may take an abstract evaluation per call; a new program would trace it twice more.
+    assert len(traces) <= once + 2
+
+
+def test_learning_rates_can_be_vmapped():
+    rates = jnp.array([0.01, 0.05])
+    common = dict(steps=20, seeds=16, key=jax.random.key(0))
+    together = eqx.filter_vmap(lambda rate: js.simulate(js.SignSGD(rate).sde(PROBLEM), X0, **common)["x"].mean)(rates)
+    alone = js.simulate(js.SignSGD(0.05).sde(PROBLEM), X0, **common)["x"].mean
+    np.testing.assert_allclose(together[1], alone, rtol=1e-5)
+
+
+def test_schedules_set_the_clock_by_their_reference_rate():
+    schedule = lambda k: 0.1 * jnp.exp(-0.01 * k)  # noqa: E731
+    with pytest.raises(ValueError, match="reference_rate"):
+        js.SGD(schedule)
+    opt, problem = js.SGD(schedule, reference_rate=0.1), js.Problem(js.Quadratic([1.0]), js.Gaussian(0.0))
+    common = dict(steps=100, seeds=1, key=jax.random.key(0))
+    chain = js.simulate(opt.chain(problem), jnp.ones(1), **common)["x"].mean[-1, 0]
+    sde = js.simulate(opt.sde(problem), jnp.ones(1), substeps=50, **common)["x"].mean[-1, 0]
+    assert float(chain) == pytest.approx(float(np.prod(1 - np.asarray(schedule(np.arange(100))))), rel=1e-4)
+    # The SDE's mean is exp(-integral of eta_t dt) with eta_t = schedule(t / 0.1) / 0.1.
+    assert float(sde) == pytest.approx(np.exp(-10 * (1 - np.exp(-1.0))), rel=0.02)
+
+
+def test_diverged_seeds_are_counted_and_left_out():
+    problem = js.Problem(lambda x: jnp.sum(x**4), js.Gaussian(10.0))
+    run = js.simulate(js.SGD(0.1).chain(problem), jnp.zeros(1), steps=30, seeds=500, key=jax.random.key(0))
+    lost = int(run.diverged[-1])
+    assert 0 < lost < 500 and int(run["x"].count[-1]) == 500 - lost and np.isfinite(run["x"].mean).all()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: js.simulate("sgd", X0, steps=1, seeds=1, key=jax.random.key(0)),
+        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=1, seeds=0, key=jax.random.key(0)),
+        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=10, every=3, seeds=1, key=jax.random.key(0)),
+        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=10, substeps=2, seeds=1, key=jax.random.key(0)),
+        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=10, seeds=1, key=0),
+        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), jnp.array([1, 2]), steps=1, seeds=1, key=jax.random.key(0)),
+        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), jnp.ones(3), steps=1, seeds=1, key=jax.random.key(0)),
+        lambda: js.SignSGD(0.1).sde(js.Problem(js.Quadratic(HESSIAN), js.Gaussian(covariance=HESSIAN))),
+        lambda: js.SGD(0.1).sde(PROBLEM, model="malladi"),
+        lambda: js.Adam(0.1).sde(PROBLEM, start_steps=0),
+        lambda: js.theory.stationary(js.SGD(0.1), js.Problem(js.Quadratic([1.0, -1.0]), js.Gaussian(1.0))),
+        lambda: js.theory.stationary(js.SignSGD(0.1), PROBLEM),
+    ],
+)
+def test_bad_arguments_raise(bad):
+    with pytest.raises((ValueError, TypeError)):
+        bad()
