@@ -210,7 +210,9 @@ class StudentT(AbstractNoise):
         """P(|t| < |x|) with the sign of x, which is 2 F(x) - 1."""
         if self._closed is not None:
             return _ELEMENTARY[self._closed](x)
-        return jnp.sign(x) * (1 - _tail(x, self.df.astype(x.dtype)))
+        # Of the two forms of the incomplete beta function, this one keeps its digits for small x.
+        df, square = self.df.astype(x.dtype), x * x
+        return jnp.sign(x) * betainc(jnp.asarray(0.5, x.dtype), df / 2, 1 / (1 + df / square))
 
 
 def _tail(x: Array, df: Array) -> Array:
