@@ -43,6 +43,14 @@ def test_no_noise_has_certain_signs():
     assert signs.tolist() == [-1.0, 0.0, 1.0]
 
 
+@pytest.mark.parametrize("df", [1.0, 2.0, 2.5, 3.0, 4.0])
+@pytest.mark.parametrize("scale", [0.0, 1e-10])
+def test_signs_are_certain_where_gradient_over_scale_overflows(df, scale):
+    noise, g = js.StudentT(df, scale), jnp.array([-1e30, 1e30])
+    assert noise.mean_sign(g, g).tolist() == [-1.0, 1.0]
+    assert noise.prob_negative(g, g).tolist() == [1.0, 0.0]
+
+
 def test_sampled_noise_has_its_covariance():
     covariance = jnp.array([[1.0, 0.5], [0.5, 2.0]])
     for noise in (js.Gaussian(0.7), js.Gaussian(jnp.array([0.5, 2.0])), js.Gaussian(covariance=covariance)):

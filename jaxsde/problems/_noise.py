@@ -209,7 +209,8 @@ class StudentT(AbstractNoise):
     def _central(self, x: Array) -> Array:
         """P(|t| < |x|) with the sign of x, which is 2 F(x) - 1."""
         if self._closed is not None:
-            return _ELEMENTARY[self._closed](x)
+            most = jnp.finfo(x.dtype).max  # inf / inf is no number, while the largest number has the same sign law
+            return _ELEMENTARY[self._closed](jnp.clip(x, -most, most))
         # Of the two forms of the incomplete beta function, this one keeps its digits for small x.
         df, square = self.df.astype(x.dtype), x * x
         return jnp.sign(x) * betainc(jnp.asarray(0.5, x.dtype), df / 2, 1 / (1 + df / square))
