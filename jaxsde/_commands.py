@@ -10,6 +10,7 @@ import numpy as np
 import tyro
 
 from . import optimizers, problems, reporting
+from ._extras import require
 from .estimation import compare
 
 
@@ -82,6 +83,10 @@ _DEFAULTS = {
 
 def run_compare(arguments: Compare) -> None:
     """Runs the comparison, prints the table, and writes the picture and the file."""
+    # What is missing should show before the work is done, not after.
+    require("matplotlib", extra="plots", purpose="the picture")
+    for package in ("xarray", "h5netcdf", "h5py"):
+        require(package, extra="files", purpose="the file of numbers")
     default = _DEFAULTS[arguments.problem]
     scale = default.noise_scale if arguments.noise_scale is None else arguments.noise_scale
     seeds = default.seeds if arguments.seeds is None else arguments.seeds

@@ -45,6 +45,30 @@ def test_the_sde_follows_the_optimizer_and_theory_the_stationary_law(opt):
     assert np.all(excess[1:] < bound[1:])
 
 
+def _halved(opt):
+    """The optimizer at half the learning rate, its averages lasting as long in time."""
+    changes = {"learning_rate": 0.005}
+    changes |= {name: 1 - (1 - getattr(opt, name)) / 2 for name in ("decay", "b1", "b2") if hasattr(opt, name)}
+    changes |= {name: getattr(opt, name) for name in ("initial_scale", "weight_decay") if hasattr(opt, name)}
+    return type(opt)(**changes)
+
+
+@pytest.mark.parametrize("opt", OPTIMIZERS, ids=lambda opt: type(opt).__name__)
+def test_the_sdes_own_error_is_of_the_order_of_the_learning_rate(opt):
+    # Every row of the table, those along the way included: halving the learning rate halves the deviation.
+    common = dict(seeds=20_000, substeps=8, progress=False)
+    whole = js.compare(opt, PROBLEM, jnp.ones(2), steps=800, every=10, key=jax.random.key(2), **common)
+    half = js.compare(_halved(opt), PROBLEM, jnp.ones(2), steps=1600, every=20, key=jax.random.key(3), **common)
+    assert [row.quantity for row in whole.rows] == [row.quantity for row in half.rows]
+
+    def deviation(row):
+        return row.sde.value - row.optimizer.value, np.hypot(row.sde.stderr, row.optimizer.stderr)
+
+    for coarse, fine in zip(whole.rows, half.rows, strict=True):
+        (error, stderr), (smaller, smaller_stderr) = deviation(coarse), deviation(fine)
+        assert abs(error - 2 * smaller) < 5 * np.hypot(stderr, 2 * smaller_stderr), (coarse, fine)
+
+
 def test_the_ode_is_told_from_the_sde():
     result = js.compare(OPTIMIZERS[1], PROBLEM, jnp.ones(2), steps=1500, seeds=800, substeps=1, model="ode")
     row = next(row for row in result.rows if row.quantity == "stationary loss")

@@ -223,3 +223,36 @@ def test_diverged_seeds_are_counted_and_left_out():
 def test_bad_arguments_raise(bad):
     with pytest.raises((ValueError, TypeError)):
         bad()
+
+
+def test_an_interrupt_keeps_the_seeds_that_are_complete(monkeypatch):
+    from jaxsde.simulation import _simulate
+
+    run_chunk, calls = _simulate._run_chunk, []
+
+    def interrupted(*arguments):
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return run_chunk(*arguments)
+
+    common = dict(steps=10, key=jax.random.key(0), chunk=16)
+    process = OPTIMIZERS["sgd"].chain(PROBLEM)
+    whole = js.simulate(process, X0, seeds=32, **common)
+    monkeypatch.setattr(_simulate, "_run_chunk", interrupted)
+    with pytest.raises(js.Interrupted) as caught:
+        js.simulate(process, X0, seeds=64, **common)
+    assert caught.value.ensemble.seeds == 32
+    np.testing.assert_array_equal(caught.value.ensemble["x"].mean, whole["x"].mean)
+
+
+@pytest.mark.parametrize("name", ["sign_sgd", "adamw"])
+def test_the_precision_is_that_of_the_start(name):
+    opt = OPTIMIZERS[name]
+    with jax.enable_x64(True):
+        for dtype in (jnp.float32, jnp.float64):
+            x0 = jnp.asarray(X0, dtype)
+            for process in (opt.chain(PROBLEM), opt.sde(PROBLEM)):
+                run = js.simulate(process, x0, steps=20, seeds=4, key=jax.random.key(0))
+                assert run["x"].mean.dtype == run["loss"].mean.dtype == dtype
+                assert np.isfinite(run["x"].mean).all()

@@ -14,12 +14,15 @@ from ..problems import Problem
 from ..processes import SDE, ChainState
 from ._base import (
     AbstractOptimizer,
+    GradientStatistics,
     LearningRate,
     as_hyperparameter,
     as_learning_rate,
     as_reference_rate,
     check_covariance,
     check_rates,
+    gradient_statistics,
+    second_moment,
 )
 
 
@@ -168,28 +171,18 @@ def _sde(optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, model: 
     _checks.choice("model", model, ("compagnoni", "compagnoni-drift", "malladi", "ode"))
     check_covariance(problem, type(optimizer).__name__)
     return SDE(
-        statistics=eqx.Partial(_statistics, problem),
+        statistics=eqx.Partial(gradient_statistics, problem),
         coefficients=eqx.Partial(_coefficients, optimizer, weight_decay, model),
         position=operator.attrgetter("x"),
         from_chain=_from_chain,
         chain=optimizer.chain(problem),
         start_steps=_checks.count("start_steps", start_steps),
-        leading=_leading,
+        leading=second_moment,
     )
 
 
-class _Statistics(NamedTuple):
-    gradient: PyTree
-    variance: PyTree
-    root: Any
-
-
-def _statistics(problem: Problem, x: PyTree) -> _Statistics:
-    return _Statistics(problem.gradient(x), problem.noise.variance(x), problem.noise.root(x))
-
-
 def _coefficients(
-    optimizer: Adam | AdamW, weight_decay: Array, model: str, t: Array, y: AdamState, statistics: _Statistics
+    optimizer: Adam | AdamW, weight_decay: Array, model: str, t: Array, y: AdamState, statistics: GradientStatistics
 ) -> tuple[AdamState, Any]:
     rate, eta = optimizer.relative_rate(t), optimizer.rate
     rho1, rho2 = (1 - optimizer.b1) / eta, (1 - optimizer.b2) / eta
@@ -224,7 +217,3 @@ def _diffusion(root_eta: Array, rho1: Array, into_x: PyTree, root: Any, dw: PyTr
 
 def _from_chain(state: ChainState) -> AdamState:
     return AdamState(state.x, optax.tree.get(state.transform, "mu"), optax.tree.get(state.transform, "nu"))
-
-
-def _leading(y: AdamState) -> PyTree:
-    return y.v

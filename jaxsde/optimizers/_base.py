@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -79,11 +79,10 @@ def check_rates(optimizer: AbstractOptimizer) -> None:
 
 def check_covariance(problem: Problem, name: str) -> None:
     """Raises where the gradient noise has no covariance, without which the optimizer has no SDE."""
-    df = getattr(problem.noise, "df", None)
-    if df is not None and _checks.is_concrete(df) and float(df) <= 2:
+    if not problem.noise.has_variance:
         raise ValueError(
-            f"{name}'s SDE needs the covariance of the gradient noise, which is infinite for Student-t noise with "
-            f"df <= 2 (got df={float(df):g}). {name}'s chain runs all the same; SignSGD has an SDE for any df"
+            f"{name}'s SDE needs the covariance of the gradient noise, which is infinite here (Student-t noise has one "
+            f"for df > 2 only). {name}'s chain runs all the same; SignSGD has an SDE for any df"
         )
 
 
@@ -95,3 +94,23 @@ def itself(y: Any) -> Any:
 def parameters(state: ChainState) -> Any:
     """The SDE's state where it is the chain's parameters."""
     return state.x
+
+
+class GradientStatistics(NamedTuple):
+    """What an adaptive method's SDE needs of the stochastic gradient at a point."""
+
+    gradient: Any
+    variance: Any
+    """Of each coordinate."""
+    root: Any
+    """The linear map by a square root of the covariance."""
+
+
+def gradient_statistics(problem: Problem, x: Any) -> GradientStatistics:
+    """The statistics of the stochastic gradient of `problem` at the parameters `x`."""
+    return GradientStatistics(problem.gradient(x), problem.noise.variance(x), problem.noise.root(x))
+
+
+def second_moment(y: Any) -> Any:
+    """The part of an adaptive method's state that a step moves first."""
+    return y.v

@@ -14,12 +14,15 @@ from ..problems import Problem
 from ..processes import SDE, ChainState
 from ._base import (
     AbstractOptimizer,
+    GradientStatistics,
     LearningRate,
     as_hyperparameter,
     as_learning_rate,
     as_reference_rate,
     check_covariance,
     check_rates,
+    gradient_statistics,
+    second_moment,
 )
 
 
@@ -170,28 +173,18 @@ def _sde(optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, m
     _checks.choice("model", model, ("compagnoni", "malladi", "ode"))
     check_covariance(problem, type(optimizer).__name__)
     return SDE(
-        statistics=eqx.Partial(_statistics, problem),
+        statistics=eqx.Partial(gradient_statistics, problem),
         coefficients=eqx.Partial(_coefficients, optimizer, weight_decay, model),
         position=operator.attrgetter("x"),
         from_chain=_from_chain,
         chain=optimizer.chain(problem),
         start_steps=_checks.count("start_steps", start_steps, least=0),
-        leading=_leading,
+        leading=second_moment,
     )
 
 
-class _Statistics(NamedTuple):
-    gradient: PyTree
-    variance: PyTree
-    root: Any
-
-
-def _statistics(problem: Problem, x: PyTree) -> _Statistics:
-    return _Statistics(problem.gradient(x), problem.noise.variance(x), problem.noise.root(x))
-
-
 def _coefficients(
-    optimizer: RMSprop | RMSpropW, weight_decay: Array, model: str, t: Array, y: RMSpropState, statistics: _Statistics
+    optimizer: RMSprop | RMSpropW, weight_decay: Array, model: str, t: Array, y: RMSpropState, statistics: GradientStatistics
 ) -> tuple[RMSpropState, Any]:
     rate, eta = optimizer.relative_rate(t), optimizer.rate
     rho = (1 - optimizer.decay) / eta
@@ -219,7 +212,3 @@ def _diffusion(scale: Array, denominator: PyTree, root: Any, dw: PyTree) -> RMSp
 
 def _from_chain(state: ChainState) -> RMSpropState:
     return RMSpropState(state.x, optax.tree.get(state.transform, "nu"))
-
-
-def _leading(y: RMSpropState) -> PyTree:
-    return y.v

@@ -28,6 +28,11 @@ class AbstractNoise(eqx.Module):
     def independent(self) -> bool:
         """Whether the coordinates of the noise are independent of each other."""
 
+    @property
+    @abc.abstractmethod
+    def has_variance(self) -> bool:
+        """Whether the variance is finite, as far as that is known: numbers being traced pass."""
+
     @abc.abstractmethod
     def validate(self, params: PyTree) -> None:
         """Raises `ValueError` where this noise does not fit parameters like `params`."""
@@ -93,6 +98,10 @@ class Gaussian(AbstractNoise):
     @property
     def independent(self) -> bool:
         return self.matrix is None
+
+    @property
+    def has_variance(self) -> bool:
+        return True
 
     def validate(self, params: PyTree) -> None:
         if self.matrix is None:
@@ -173,6 +182,10 @@ class StudentT(AbstractNoise):
     @property
     def independent(self) -> bool:
         return True
+
+    @property
+    def has_variance(self) -> bool:
+        return not _checks.is_concrete(self.df) or float(self.df) > 2
 
     def validate(self, params: PyTree) -> None:
         _fit(self.scale, params, "scale")

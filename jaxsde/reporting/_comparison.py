@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._extras import require
-from ..estimation import Comparison
-from ..estimation._compare import Estimate, Row, Side
+from ..estimation import Comparison, Curves, Estimate, Row, Side
 
 _HEADER = ("quantity", "optimizer", "SDE", "theory", "SDE dev %", "dev/s.e.", "theory dev %", "dev/s.e.")
 
@@ -99,7 +98,7 @@ def _side_variables(name: str, side: Side) -> dict[str, Any]:
     }
 
 
-def _curve_variables(name: str, curves: Any) -> dict[str, Any]:
+def _curve_variables(name: str, curves: Curves) -> dict[str, Any]:
     variables: dict[str, Any] = {f"{name}_loss": ("time", curves.loss)}
     if curves.mean is not None:
         variables[f"{name}_mean"] = (("time", "coordinate"), curves.mean)

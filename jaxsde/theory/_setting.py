@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .. import _checks
-from ..optimizers import SGD, AbstractOptimizer, SignSGD
+from ..optimizers import AbstractOptimizer, SignSGD
 from ..problems import Gaussian, LinearRegression, Problem, Quadratic, StudentT
 
 
@@ -63,7 +63,11 @@ def setting(optimizer: AbstractOptimizer, problem: Problem) -> Setting:
     if not diagonal and hessian.ndim == 1:
         hessian = jnp.diag(hessian)
     if isinstance(noise, StudentT):
-        _check_finite_variance(optimizer, noise)
+        if not noise.has_variance and not isinstance(optimizer, SignSGD):
+            raise ValueError(
+                f"the closed forms of {type(optimizer).__name__} need noise of finite variance, which Student-t noise has "
+                "for df > 2 only. SignSGD's hold for any df"
+            )
         scale = jnp.broadcast_to(noise.scale, (d,)).astype(x.dtype)
         slope = noise.mean_sign(jnp.full_like(x, 1e-3) * scale, x)[0] / 1e-3
     else:
@@ -95,13 +99,3 @@ def _regression_as_quadratic(loss: LinearRegression) -> Quadratic:
     count = loss.features.shape[0]
     hessian = loss.features.T @ loss.features / count
     return Quadratic((hessian + hessian.T) / 2, jnp.linalg.lstsq(loss.features, loss.targets)[0])
-
-
-def _check_finite_variance(optimizer: AbstractOptimizer, noise: StudentT) -> None:
-    needs_variance = not isinstance(optimizer, SignSGD)
-    if needs_variance and _checks.is_concrete(noise.df) and float(noise.df) <= 2:
-        consequence = "SGD has no second moments then" if isinstance(optimizer, SGD) else "its closed forms need one"
-        raise ValueError(
-            f"Student-t noise with df={float(noise.df):g} <= 2 has no finite variance: {consequence}. "
-            "SignSGD's closed forms hold for any df"
-        )
