@@ -27,6 +27,6 @@ def main() -> None:
         run_compare(tyro.cli(Compare, prog="jaxsde compare", args=arguments))
     except (ValueError, TypeError, ImportError, OSError) as error:
         sys.exit(f"jaxsde: {error}")
-    except KeyboardInterrupt as error:
-        print(f"jaxsde: {error if str(error) else 'interrupted'}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("jaxsde: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -184,3 +184,29 @@ def test_sgd_moments_on_a_coupled_quadratic():
     for got, expected in zip(np.asarray(run["x"].variance)[-1], np.diag(covariance), strict=True):
         _close(got, expected, seeds, 0.01)
     assert np.all(np.abs(np.asarray(run["x"].mean)[-1] - mean) < 5 * np.sqrt(np.diag(covariance) / seeds) + 5e-3)
+
+
+def _rmsprop_sde_variance(lam, sigma, eta, rho, t, seeds, noise_of_v):
+    """Var X of RMSprop's SDE from x = 1 and V = sigma^2, with or without the noise of V, by an Euler loop in numpy."""
+    rng, h = np.random.default_rng(0), eta / 4
+    x, v = np.ones((seeds, len(lam))), np.full((seeds, len(lam)), sigma**2)
+    for _ in range(round(t / h)):
+        gradient, w, u = lam * x, *(np.sqrt(h) * rng.standard_normal((2, *x.shape)))
+        ahead = v + h * rho * (gradient**2 + sigma**2 - v)
+        if noise_of_v:
+            ahead += np.sqrt(eta) * rho * (2 * gradient * sigma * w + np.sqrt(2) * sigma**2 * u)
+        x, v = x - (gradient * h + np.sqrt(eta) * sigma * w) / np.sqrt(v), ahead
+    return x.var(axis=0)
+
+
+def test_the_dropped_noise_of_v_is_what_rmsprops_sde_misses_along_the_way():
+    lam, sigma, eta, seeds = np.array([1.0, 2.0]), 2.0, 0.01, 60_000
+    problem, opt = js.Problem(js.Quadratic(lam), js.Gaussian(sigma)), js.RMSprop(eta, 0.99, initial_scale=sigma**2)
+    common = {"steps": 180, "seeds": seeds, "key": jax.random.key(11)}
+    chain = np.asarray(js.simulate(opt.chain(problem), jnp.ones(2), **common)["x"].variance)[-1]
+    sde = np.asarray(js.simulate(opt.sde(problem), jnp.ones(2), substeps=4, **common)["x"].variance)[-1]
+    plain, full = (_rmsprop_sde_variance(lam, sigma, eta, 1.0, 1.8, seeds, noise) for noise in (False, True))
+    for i in range(2):
+        _close(sde[i], plain[i], seeds / 2, 0.005)
+        _close(full[i], chain[i], seeds / 2, 0.01)
+        assert sde[i] > 1.04 * chain[i]

@@ -252,7 +252,18 @@ def test_the_precision_is_that_of_the_start(name):
     with jax.enable_x64(True):
         for dtype in (jnp.float32, jnp.float64):
             x0 = jnp.asarray(X0, dtype)
-            for process in (opt.chain(PROBLEM), opt.sde(PROBLEM)):
+            problem = js.Problem(js.Quadratic(np.asarray(HESSIAN, np.float64)), js.Gaussian(np.full(2, 0.5)))
+            for process in (opt.chain(problem), opt.sde(problem)):
                 run = js.simulate(process, x0, steps=20, seeds=4, key=jax.random.key(0))
                 assert run["x"].mean.dtype == run["loss"].mean.dtype == dtype
                 assert np.isfinite(run["x"].mean).all()
+
+
+@pytest.mark.parametrize("opt", [js.RMSprop(0.01, 0.99), js.Adam(0.01, 0.9, 0.99)], ids=["rmsprop", "adam"])
+def test_a_first_gradient_near_zero_is_no_kick(opt):
+    # V starts at a multiple of the first squared gradient, whose inverse has no mean: it must grow before it divides.
+    problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    common = dict(steps=5, every=1, seeds=20_000, key=jax.random.key(0), reduce=js.Samples())
+    chain = js.simulate(opt.chain(problem), jnp.zeros(1), **common)["x"].values
+    sde = js.simulate(opt.sde(problem), jnp.zeros(1), substeps=8, **common)["x"].values
+    assert float(jnp.abs(sde).max()) < 3 * float(jnp.abs(chain).max())
