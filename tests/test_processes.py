@@ -248,14 +248,14 @@ def test_an_interrupt_keeps_the_seeds_that_are_complete(monkeypatch):
 
 @pytest.mark.parametrize("name", ["sign_sgd", "adamw"])
 def test_the_precision_is_that_of_the_start(name):
-    opt = OPTIMIZERS[name]
     with jax.enable_x64(True):
+        opt = type(OPTIMIZERS[name])(np.float64(ETA) * jnp.ones((), jnp.float64))
         for dtype in (jnp.float32, jnp.float64):
             x0 = jnp.asarray(X0, dtype)
             problem = js.Problem(js.Quadratic(np.asarray(HESSIAN, np.float64)), js.Gaussian(np.full(2, 0.5)))
             for process in (opt.chain(problem), opt.sde(problem)):
                 run = js.simulate(process, x0, steps=20, seeds=4, key=jax.random.key(0))
-                assert run["x"].mean.dtype == run["loss"].mean.dtype == dtype
+                assert run["x"].mean.dtype == run["loss"].mean.dtype == run.ts.dtype == dtype
                 assert np.isfinite(run["x"].mean).all()
 
 
