@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float
 
 from .. import _checks
-from ..problems import Problem
+from ..problems import Gaussian, Problem
 from ..processes import SDE, Chain, ChainState
 
 LearningRate = float | Array | Callable[[Any], Any]
@@ -32,7 +34,7 @@ class AbstractOptimizer(eqx.Module):
 
     def chain(self, problem: Problem) -> Chain:
         """The optimizer run on stochastic gradients of `problem`."""
-        return Chain(self.transform, problem, self.rate)
+        return Chain(self.transform, problem, self.rate, eqx.Partial(self.sde, problem))
 
     @property
     def rate(self) -> Float[Array, ""]:
@@ -109,6 +111,36 @@ class GradientStatistics(NamedTuple):
 def gradient_statistics(problem: Problem, x: Any) -> GradientStatistics:
     """The statistics of the stochastic gradient of `problem` at the parameters `x`."""
     return GradientStatistics(problem.gradient(x), problem.noise.variance(x), problem.noise.root(x))
+
+
+def gradient_innovation(problem: Problem) -> Any:
+    """The noise of a stochastic gradient of `problem` as a function of parameters and gradient, whitened, for an SDE's
+    `innovation`; None where that takes more than the constant covariance of the noise."""
+    noise = problem.noise
+    if noise.independent and noise.has_variance:
+        return eqx.Partial(_standardised, problem)
+    if isinstance(noise, Gaussian):
+        values, vectors = jnp.linalg.eigh(noise.matrix)
+        kept = values > 1e-6 * jnp.max(values)
+        inverse_root = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
+        return eqx.Partial(_whitened, problem, (vectors * inverse_root) @ vectors.T)
+    return None
+
+
+def _noise(problem: Problem, x: Any, gradient: Any) -> Any:
+    return jax.tree.map(jnp.subtract, gradient, problem.gradient(x))
+
+
+def _standardised(problem: Problem, x: Any, gradient: Any) -> Any:
+    def over(z: Array, variance: Array) -> Array:
+        return jnp.where(variance > 0, z / jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
+
+    return jax.tree.map(over, _noise(problem, x, gradient), problem.noise.variance(x))
+
+
+def _whitened(problem: Problem, inverse_root: Array, x: Any, gradient: Any) -> Any:
+    noise, unravel = ravel_pytree(_noise(problem, x, gradient))
+    return unravel(inverse_root.astype(noise.dtype) @ noise)
 
 
 def second_moment(y: Any) -> Any:

@@ -26,6 +26,8 @@ class Chain(eqx.Module):
       of an optimizer it is a pytree of the optimizer's hyperparameters, so that these can change without recompiling.
     - `problem`: the [`Problem`][].
     - `learning_rate`: $\\eta$, which gives the chain its clock, $t = k \\eta$.
+    - `make_sde`: a function without arguments that returns the SDE which describes the chain, or `None`. Estimates make
+      use of it, where there is one, to remove most of their own noise.
 
     >>> from jaxsde import SGD, Gaussian, Quadratic
     >>> chain = SGD(learning_rate=0.1).chain(Problem(Quadratic([1.0]), Gaussian(0.0)))
@@ -36,6 +38,7 @@ class Chain(eqx.Module):
     make_transform: Callable[[], optax.GradientTransformation]
     problem: Problem
     learning_rate: Float[Array, ""]
+    make_sde: Callable[[], Any] | None = None
 
     def init(self, x0: PyTree) -> ChainState:
         """The state before the first step."""
@@ -43,7 +46,10 @@ class Chain(eqx.Module):
 
     def step(self, state: ChainState, key: PRNGKeyArray) -> ChainState:
         """One optimizer step with one stochastic gradient drawn with `key`."""
-        gradient = self.problem.stochastic_gradient(state.x, key)
+        return self.apply(state, self.problem.stochastic_gradient(state.x, key))
+
+    def apply(self, state: ChainState, gradient: PyTree) -> ChainState:
+        """One optimizer step with the stochastic gradient `gradient`."""
         transform = optax.with_extra_args_support(self.make_transform())
         updates, transform_state = transform.update(gradient, state.transform, state.x, grad=gradient)
         return ChainState(optax.apply_updates(state.x, updates), transform_state)

@@ -25,13 +25,16 @@ class SDE(eqx.Module):
 
     - `statistics`: `params -> G`, the law of the stochastic gradient at `params` as far as the SDE needs it.
     - `coefficients`: `(t, y, G) -> (drift, diffusion)`: the drift is shaped like `y`; the diffusion is a linear map
-      from an increment shaped like the parameters to one shaped like `y`, or `None` for an ODE.
+      from an increment shaped like the noise to one shaped like `y`, or `None` for an ODE.
     - `position`: `y -> params`.
     - `from_chain`: the state `y` that goes with a state of the optimizer's chain.
     - `chain`: that chain.
     - `start_steps`: how many true optimizer steps bring the state to the SDE's start, $t_0$ = `start_steps` $\\eta$.
     - `leading`: picks the part of `y` (driven by no noise of its own) that a step moves first, so that a denominator
       which starts near zero has grown before it divides; `None` where there is none.
+    - `noise_like`: picks from `y` a pytree shaped like the noise; `None` where that is shaped like the parameters.
+    - `innovation`: `(params, stochastic gradient) -> increment`: the noise of one stochastic gradient as the increment
+      that stands for it, with mean 0 and covariance 1 given the parameters; `None` where it is not known.
     """
 
     statistics: Callable[[PyTree], Any]
@@ -41,6 +44,12 @@ class SDE(eqx.Module):
     chain: Chain
     start_steps: int = eqx.field(static=True)
     leading: Callable[[Y], PyTree] | None = None
+    noise_like: Callable[[Y], PyTree] | None = None
+    innovation: Callable[[PyTree, PyTree], PyTree] | None = None
+
+    def noise_shaped(self, y: Y) -> PyTree:
+        """A pytree shaped like the noise: like the parameters, unless the SDE says otherwise."""
+        return self.position(y) if self.noise_like is None else self.noise_like(y)
 
     @property
     def problem(self) -> Problem:
@@ -76,7 +85,7 @@ class SDE(eqx.Module):
         return self.fields(t, y)[0]
 
     def diffusion(self, t: Any, y: Y, args: Any = None) -> Diffusion:
-        """The diffusion $A(t, y)$ as a linear map on increments shaped like the parameters."""
+        """The diffusion $A(t, y)$ as a linear map on increments shaped like the noise."""
         del args
         diffusion = self.fields(t, y)[1]
         return eqx.Partial(_no_noise, y) if diffusion is None else diffusion
@@ -84,7 +93,8 @@ class SDE(eqx.Module):
     def terms(self, path: diffrax.AbstractPath | Callable[[Any, Any], PyTree]) -> diffrax.MultiTerm:
         """The SDE as Diffrax terms.
 
-        **Arguments:** `path`: a Brownian path shaped like the parameters (a `diffrax.AbstractPath`, or a callable
+        **Arguments:** `path`: a Brownian path shaped like the noise, that is, like the parameters for all models but
+        those of second order (a `diffrax.AbstractPath`, or a callable
         `(t0, t1) -> increment`).
 
         **Returns:** `MultiTerm(ODETerm, DiffusionTerm)`, for `diffrax.diffeqsolve` with an Itô solver that needs only

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from .. import _random
 from .._tree import as_params, flat, is_finite
 from ._reducers import AbstractReducer
-from ._steppers import AbstractStepper, SDEStepper
+from ._steppers import AbstractStepper
 
 _SEEDS = "seeds"  # the name of the axis that trajectories are vmapped over
 
@@ -56,16 +56,16 @@ def begin(
     def one(seed: Int[Array, ""]) -> tuple[Any, Record]:
         start = as_params(x0(_random.start_key(_random.seed_key(key, seed)))) if callable(x0) else x0
         state = stepper.init(start)
-        first = recorder.record(stepper.position(state), seed)
+        first = recorder.record(stepper.view(state), seed)
         return state, jax.tree.map(lambda r: jnp.zeros((recorder.slots + 1, *r.shape), r.dtype).at[0].set(r), first)
 
     return jax.vmap(one, out_axes=(0, None), axis_name=_SEEDS)(ids)
 
 
 @eqx.filter_jit
-def hand_over(stepper: SDEStepper, state: Any) -> Any:
+def hand_over(stepper: AbstractStepper, state: Any) -> Any:
     """The SDE's states that go with the chain's."""
-    return jax.vmap(lambda s: stepper.init(stepper.sde.from_chain(s)))(state)
+    return jax.vmap(stepper.init)(state)
 
 
 @eqx.filter_jit
@@ -93,7 +93,7 @@ def advance(
             end = jnp.minimum(stop, (n // every + 1) * every)
             state = jax.lax.fori_loop(n, end, lambda i, s: stepper.step(s, i, stream), state)
             slot = jnp.where(end % every == 0, end // every, recorder.slots)
-            record = recorder.record(stepper.position(state), seed)
+            record = recorder.record(stepper.view(state), seed)
             buffer = jax.tree.map(lambda b, r: b.at[slot].set(r), buffer, record)
             return end, state, buffer
 

@@ -41,8 +41,8 @@ class AbstractReducer(eqx.Module):
         """The statistics of the seeds of both."""
 
     @abc.abstractmethod
-    def result(self, stats: Any, shape: PyTree, seeds: int) -> Any:
-        """What the user sees, from statistics with a leading axis of times.
+    def result(self, stats: Any, ts: Float[Array, " n"], shape: PyTree, seeds: int) -> Any:
+        """What the user sees, from statistics with a leading axis for the times `ts`.
 
         `shape` is the pytree of one seed's value, `seeds` the number of seeds that were asked for.
         """
@@ -103,8 +103,8 @@ class Moments(AbstractReducer):
         between = a.count.astype(a.mean.dtype) * share * self._product(shift)
         return _MomentSums(count, a.mean + share * shift, a.deviations + b.deviations + between)
 
-    def result(self, stats: _MomentSums, shape: PyTree, seeds: int) -> "MomentStatistics":
-        return MomentStatistics(stats.count, stats.mean, stats.deviations, shape)
+    def result(self, stats: _MomentSums, ts: Float[Array, " n"], shape: PyTree, seeds: int) -> "MomentStatistics":
+        return MomentStatistics(ts, stats.count, stats.mean, stats.deviations, shape)
 
     def _product(self, shift: Array) -> Array:
         return jnp.outer(shift, shift) if self.covariance else shift * shift
@@ -118,9 +118,10 @@ class Moments(AbstractReducer):
 class MomentStatistics(eqx.Module):
     """Moments of an observable over the finite seeds at each recorded time.
 
-    The properties have a leading axis of the `n` times, followed by the observable's shape.
+    The properties have a leading axis of the `n` times `ts`, followed by the observable's shape.
     """
 
+    ts: Float[Array, " n"]
     count: Int[Array, " n"]
     _mean: Float[Array, "n k"]
     _deviations: Float[Array, "..."]
@@ -178,13 +179,14 @@ class Samples(AbstractReducer):
     def merge(self, a: Array, b: Array) -> Array:
         return jnp.concatenate([a, b])
 
-    def result(self, stats: Array, shape: PyTree, seeds: int) -> "SampleStatistics":
-        return SampleStatistics(unravel(stats[:, :seeds], shape))
+    def result(self, stats: Array, ts: Float[Array, " n"], shape: PyTree, seeds: int) -> "SampleStatistics":
+        return SampleStatistics(ts, unravel(stats[:, :seeds], shape))
 
 
 class SampleStatistics(eqx.Module):
-    """An observable's values: `values` has shape `(n, seeds, ...)`, seed i always in the same place."""
+    """An observable's values at the times `ts`: `values` has shape `(n, seeds, ...)`, seed i always in the same place."""
 
+    ts: Float[Array, " n"]
     values: PyTree[Float[Array, "n seeds ..."]]
 
 
@@ -222,14 +224,14 @@ class Jackknife(AbstractReducer):
     def merge(self, a: Any, b: Any) -> Any:
         return jax.vmap(self.reducer.merge)(a, b)
 
-    def result(self, stats: Any, shape: PyTree, seeds: int) -> "JackknifeStatistics":
+    def result(self, stats: Any, ts: Float[Array, " n"], shape: PyTree, seeds: int) -> "JackknifeStatistics":
         merge = jax.vmap(self.reducer.merge)
         parts = [jax.tree.map(lambda leaf, g=g: leaf[:, g], stats) for g in range(self.groups)]
         # before[g] holds the groups up to g, after[g] those from g on: each leave-one-out is then a single merge.
         before, after = list(itertools.accumulate(parts, merge)), list(itertools.accumulate(parts[::-1], merge))[::-1]
         rest = [after[1], *(merge(before[g - 1], after[g + 1]) for g in range(1, self.groups - 1)), before[-2]]
-        without = tuple(self.reducer.result(part, shape, seeds) for part in rest)
-        return JackknifeStatistics(self.reducer.result(before[-1], shape, seeds), without)
+        without = tuple(self.reducer.result(part, ts, shape, seeds) for part in rest)
+        return JackknifeStatistics(self.reducer.result(before[-1], ts, shape, seeds), without)
 
 
 class JackknifeStatistics(eqx.Module):
@@ -237,3 +239,8 @@ class JackknifeStatistics(eqx.Module):
 
     total: MomentStatistics
     without: tuple[MomentStatistics, ...]
+
+    @property
+    def ts(self) -> Float[Array, " n"]:
+        """The recorded times."""
+        return self.total.ts

@@ -11,12 +11,19 @@ from jaxtyping import PRNGKeyArray, PyTree
 from .. import _checks, _random
 from .._extras import optional
 from .._tree import cast, size
-from ..processes import SDE, Chain
+from ..processes import SDE, Accompanied, Chain, Sighting
 from . import _loop
 from ._ensemble import Ensemble, Interrupted
 from ._increments import AbstractIncrements, GaussianIncrements, TwoPointIncrements
 from ._reducers import AbstractReducer, Moments
-from ._steppers import AbstractStepper, ChainStepper, SDEStepper
+from ._steppers import (
+    AbstractStepper,
+    AccompaniedChainStepper,
+    AccompaniedSDEStepper,
+    ChainStepper,
+    RestingChainStepper,
+    SDEStepper,
+)
 
 # A chunk's state should stay in the cache of a core; below some seeds, starting a kernel costs more than its work.
 _CHUNK_COORDINATES, _LEAST_CHUNK, _LARGEST_CHUNK = 2**17, 16, 2**14
@@ -28,7 +35,7 @@ _INCREMENTS = {"two-point": TwoPointIncrements, "gaussian": GaussianIncrements}
 
 
 def simulate(
-    process: Chain | SDE,
+    process: Chain | SDE | Accompanied,
     x0: Any,
     *,
     steps: int,
@@ -74,7 +81,7 @@ def simulate(
     >>> run["x"].mean.shape
     (2, 1)
     """
-    if not isinstance(process, (Chain, SDE)):
+    if not isinstance(process, (Chain, SDE, Accompanied)):
         raise TypeError(f"process must be an optimizer's chain(problem) or sde(problem), got {process!r}")
     steps, seeds, substeps = (
         _checks.count(name, value) for name, value in (("steps", steps), ("seeds", seeds), ("substeps", substeps))
@@ -82,7 +89,8 @@ def simulate(
     every = steps if every is None else _checks.count("every", every)
     if steps % every:
         raise ValueError(f"every must divide steps, got every={every} and steps={steps}")
-    if isinstance(process, Chain) and (substeps != 1 or increments is not None):
+    inner = process.process if isinstance(process, Accompanied) else process
+    if isinstance(inner, Chain) and (substeps != 1 or increments is not None):
         raise ValueError("substeps and increments belong to SDEs: an optimizer's chain makes its own steps")
     if steps * substeps >= 2**31:
         raise ValueError(f"steps * substeps must be below 2**31, got {steps * substeps}")
@@ -97,7 +105,8 @@ def simulate(
     dtype = jnp.result_type(*jax.tree.leaves(example))
     process = cast(process, dtype)
     observe = {"x": _itself, "loss": problem.loss} if observe is None else dict(observe)
-    shapes = {name: _observed_shape(name, function, example) for name, function in observe.items()}
+    seen = Sighting(example, example, example) if isinstance(process, Accompanied) else example
+    shapes = {name: _observed_shape(name, function, seen) for name, function in observe.items()}
 
     recorder = _loop.Recorder(cast(observe, dtype), reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
     plan = _plan(process, steps, substeps, increments, reduce, every)
@@ -131,11 +140,17 @@ class _Phase(NamedTuple):
 
 
 def _plan(
-    process: Chain | SDE, steps: int, substeps: int, increments: Any, reduce: AbstractReducer, every: int
+    process: Chain | SDE | Accompanied, steps: int, substeps: int, increments: Any, reduce: AbstractReducer, every: int
 ) -> list[_Phase]:
     """A chain is one phase. An SDE that is singular at t = 0 has a first one of true optimizer steps."""
+    tangent = None
+    if isinstance(process, Accompanied):
+        process, tangent = process.process, process.tangent
     if isinstance(process, Chain):
-        return [_Phase(ChainStepper(process), 0, steps, every)]
+        chain = ChainStepper(process)
+        if tangent is not None:
+            chain = AccompaniedChainStepper(process, tangent, process.learning_rate)
+        return [_Phase(chain, 0, steps, every)]
     if increments is None:
         increments = "two-point" if reduce.weak else "gaussian"
     if not isinstance(increments, AbstractIncrements):
@@ -145,8 +160,11 @@ def _plan(
     begin = process.start_steps
     first = jnp.asarray(begin * substeps, jnp.int32)
     stepper = SDEStepper(process, increments, process.learning_rate / substeps, first)
+    leading = ChainStepper(process.chain)
+    if tangent is not None:
+        leading, stepper = RestingChainStepper(process.chain, tangent), AccompaniedSDEStepper(stepper, tangent)
     return [
-        _Phase(ChainStepper(process.chain), 0, begin, every),
+        _Phase(leading, 0, begin, every),
         _Phase(stepper, begin * substeps, steps * substeps, every * substeps),
     ]
 
@@ -157,7 +175,7 @@ def _run_chunk(
     """The filled buffer of a chunk of seeds. With a bar, the host waits for each piece of the work."""
     state, buffer = _loop.begin(plan[0].stepper, recorder, x0, key, ids)
     for phase in plan:
-        if isinstance(phase.stepper, SDEStepper):
+        if phase is not plan[0]:
             state = _loop.hand_over(phase.stepper, state)
         for start, stop in _pieces(phase.start, phase.stop, 1 if bar is None else _CALLS):
             bounds = (jnp.asarray(n, jnp.int32) for n in (start, stop, phase.every))
@@ -177,9 +195,10 @@ def _pieces(start: int, stop: int, pieces: int) -> Iterator[tuple[int, int]]:
 def _ensemble(
     total: _loop.Record, reduce: Any, shapes: dict[str, Any], process: Any, steps: int, every: int, seeds: int
 ) -> Ensemble:
-    statistics = {name: reduce.result(total.statistics[name], shape, seeds) for name, shape in shapes.items()}
     recorded = jnp.arange(0, steps + 1, every)
-    return Ensemble(recorded * process.learning_rate, recorded, total.diverged, seeds, statistics)
+    ts = recorded * process.learning_rate
+    statistics = {name: reduce.result(total.statistics[name], ts, shape, seeds) for name, shape in shapes.items()}
+    return Ensemble(ts, recorded, total.diverged, seeds, statistics)
 
 
 def _chunk_size(chunk: int | None, seeds: int, dimension: int, multiple: int) -> int:

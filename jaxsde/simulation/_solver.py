@@ -72,14 +72,23 @@ class IndexedEuler(diffrax.AbstractItoSolver):
         n, memory = solver_state
         h = self.step_size
         noise, memory = self.increments.draw(memory, n, self.first, self.key, self.noise_like(y0))
-        root = jnp.sqrt(h)
-        dw = jax.tree.map(lambda z: root.astype(z.dtype) * z, noise)
-        change = terms.vf_prod(t0, y0, args, (h, dw))
-        y1 = jax.tree.map(lambda y, dy: y + dy.astype(y.dtype), y0, change)
+        y1 = euler(terms, t0, h, y0, scaled(h, noise), args)
         return y1, None, dict(y0=y0, y1=y1), (n + 1, memory), diffrax.RESULTS.successful
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         return terms.vf(t0, y0, args)
+
+
+def scaled(h: Array, noise: PyTree) -> PyTree:
+    """The increment over a step `h` of a Brownian motion, from one of unit variance."""
+    root = jnp.sqrt(h)
+    return jax.tree.map(lambda z: root.astype(z.dtype) * z, noise)
+
+
+def euler(terms: Any, t: Any, h: Array, y: PyTree, dw: PyTree, args: Any = None) -> PyTree:
+    """One step of Euler's scheme."""
+    change = terms.vf_prod(t, y, args, (h, dw))
+    return jax.tree.map(lambda y, dy: y + dy.astype(y.dtype), y, change)
 
 
 def _parameters_of(y: Any) -> PyTree:

@@ -1,0 +1,135 @@
+"""The tangent process: a linear process driven by the same noise as another, whose moments are known exactly."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PyTree
+
+from ._chain import Chain
+from ._sde import SDE
+
+Y = PyTree
+
+
+class TangentState(NamedTuple):
+    """The noiseless trajectory and the deviation from it to first order in the noise, both shaped like an SDE's state."""
+
+    mean: Y
+    deviation: Y
+
+
+class Sighting(NamedTuple):
+    """What observables of an accompanied process see: parameters, those of the noiseless trajectory, the deviation."""
+
+    x: PyTree
+    mean: PyTree
+    deviation: PyTree
+
+
+class TangentLaw(NamedTuple):
+    """The mean trajectory's parameters and the exact covariance of the tangent process, at the recorded steps."""
+
+    mean: PyTree
+    covariance: Float[Array, "n d d"]
+
+
+class Tangent(eqx.Module):
+    """An SDE's Euler scheme, linearised about its noiseless trajectory $m$:
+
+    $m_{n+1} = m_n + h\\,b(m_n)$, $\\delta_{n+1} = \\delta_n + h\\,Db(m_n)\\,\\delta_n + \\sqrt h A(m_n)\\,\\xi_n$.
+
+    Whatever the law of the increments, if they have mean 0 and covariance 1 given the past, then $\\delta_n$ has mean 0
+    and a covariance that follows from a linear recursion. Driven by the increments of the process itself, $m + \\delta$
+    stays close to it where noise is small, and so makes a control variate whose expectation is exact.
+
+    - `sde`: the SDE.
+    - `start`: its state at step `first`; before that step the tangent process rests there.
+    - `first`: the number of the first step.
+    """
+
+    sde: SDE
+    start: Y
+    first: Int[Array, ""]
+
+    def init(self) -> TangentState:
+        """The state up to step `first`."""
+        return TangentState(self.start, jax.tree.map(jnp.zeros_like, self.start))
+
+    def step(self, state: TangentState, n: Array, h: Array, dw: PyTree) -> TangentState:
+        """The state after step `n` of length `h`, with the increment `dw` of variance `h`."""
+        t = n * h
+        mean, deviation = jax.jvp(lambda y: self._noiseless(t, h, y), (state.mean,), (state.deviation,))
+        kick = self._kick(t, h, state.mean, dw)
+        moved = TangentState(mean, jax.tree.map(jnp.add, deviation, kick))
+        return jax.tree.map(lambda a, b: jnp.where(n < self.first, a, b), state, moved)
+
+    def sighting(self, x: PyTree, state: TangentState) -> Sighting:
+        """What observables see beside the parameters `x`."""
+        return Sighting(x, self.sde.position(state.mean), self.sde.position(state.deviation))
+
+    def law(self, h: Array, stop: Array, every: Array, records: int) -> TangentLaw:
+        """The law at step 0 and after each of the first `records` - 1 multiples of `every` steps of length `h`."""
+        vector, unravel = ravel_pytree(self.start)
+        like = self.sde.noise_shaped(self.start)
+        no_noise, as_noise = ravel_pytree(like)
+        of_position = jax.jacfwd(lambda v: ravel_pytree(self.sde.position(unravel(v)))[0])(vector)
+
+        def step(n: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            mean, covariance = carry
+            t = n * h
+
+            def noiseless(v: Array) -> Array:
+                return ravel_pytree(self._noiseless(t, h, unravel(v)))[0]
+
+            def kick(w: Array) -> Array:
+                return ravel_pytree(self._kick(t, h, unravel(mean), as_noise(w)))[0]
+
+            flow, spread = jax.jacfwd(noiseless)(mean), jax.jacfwd(kick)(jnp.zeros_like(no_noise))
+            moved = noiseless(mean), flow @ covariance @ flow.T + h * (spread @ spread.T)
+            return jax.tree.map(lambda a, b: jnp.where(n < self.first, a, b), carry, moved)
+
+        def record(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+            begin, end = (i - 1) * every, jnp.where(i == 0, -every, jnp.minimum(i * every, stop))
+            carry = jax.lax.fori_loop(begin, end, step, carry)
+            return carry, (carry[0], of_position @ carry[1] @ of_position.T)
+
+        start = vector, jnp.zeros((vector.shape[0],) * 2, vector.dtype)
+        means, covariances = jax.lax.scan(record, start, jnp.arange(records))[1]
+        return TangentLaw(jax.vmap(lambda v: self.sde.position(unravel(v)))(means), covariances)
+
+    def _noiseless(self, t: Array, h: Array, y: Y) -> Y:
+        change = _without_noise(self.sde).term.vf_prod(t, y, None, (h, None))
+        return jax.tree.map(jnp.add, y, change)
+
+    def _kick(self, t: Array, h: Array, mean: Y, dw: PyTree) -> Y:
+        change = self.sde.term.vf_prod(t, mean, None, (h, dw))
+        still = _without_noise(self.sde).term.vf_prod(t, mean, None, (h, None))
+        return jax.tree.map(jnp.subtract, change, still)
+
+
+class Accompanied(eqx.Module):
+    """A process with a tangent process beside it, driven by the same noise."""
+
+    process: Chain | SDE
+    tangent: Tangent
+
+    @property
+    def problem(self) -> Any:
+        """The problem this process belongs to."""
+        return self.process.problem
+
+    @property
+    def learning_rate(self) -> Float[Array, ""]:
+        """$\\eta$, the length of one optimizer step on the clock."""
+        return self.process.learning_rate
+
+
+def _without_noise(sde: SDE) -> SDE:
+    return eqx.tree_at(lambda s: s.coefficients, sde, eqx.Partial(_drift_alone, sde.coefficients))
+
+
+def _drift_alone(coefficients: Any, t: Array, y: Y, statistics: Any) -> tuple[Y, None]:
+    return coefficients(t, y, statistics)[0], None
