@@ -1,7 +1,18 @@
 """jaxsde: optimizers as Optax transforms, and the stochastic differential equations that describe them."""
 
 from . import problems as problems, reporting as reporting, theory as theory
-from .estimation import Comparison as Comparison, compare as compare
+from .estimation import (
+    Comparison as Comparison,
+    Expectations as Expectations,
+    Stationary as Stationary,
+    WeakError as WeakError,
+    compare as compare,
+    compare_laws as compare_laws,
+    convergence_rate as convergence_rate,
+    expectations as expectations,
+    stationary as stationary,
+    weak_error as weak_error,
+)
 from .optimizers import (
     SGD as SGD,
     Adam as Adam,

@@ -1,3 +1,5 @@
+"""Estimates from simulations: with standard errors, and against the theory."""
+
 from ._compare import (
     Comparison as Comparison,
     Curves as Curves,
@@ -5,4 +7,22 @@ from ._compare import (
     Row as Row,
     Side as Side,
     compare as compare,
+)
+from ._control import Expectation as Expectation, Expectations as Expectations, expectations as expectations
+from ._diagnostics import burn_in as burn_in, effective_sample_size as effective_sample_size, r_hat as r_hat
+from ._distances import (
+    LawComparison as LawComparison,
+    compare_laws as compare_laws,
+    energy as energy,
+    sliced_wasserstein as sliced_wasserstein,
+    wasserstein as wasserstein,
+)
+from ._rates import ConvergenceRate as ConvergenceRate, convergence_rate as convergence_rate, phase_rates as phase_rates
+from ._stationary import Stationary as Stationary, StationaryErrors as StationaryErrors, stationary as stationary
+from ._weak_error import (
+    FunctionError as FunctionError,
+    Order as Order,
+    WeakError as WeakError,
+    fit_order as fit_order,
+    weak_error as weak_error,
 )

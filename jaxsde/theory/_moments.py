@@ -1,7 +1,8 @@
 """Moments on quadratics: along the way and in the stationary law."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 from .. import _checks
 from ..optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, SignSGD
 from ..problems import Problem
-from ._linear import LinearSystem
+from ._linear import LinearSystem, exponential
 from ._setting import Setting, as_start, as_times, setting
 
 
@@ -29,10 +30,13 @@ def moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: ArrayLi
     With $H$ the Hessian, $\\Sigma$ the noise covariance, $x_*$ the minimum and $\\eta$ the learning rate:
 
     - SGD: $E X_t - x_* = e^{-Ht}(x_0 - x_*)$, Cov $= \\int_0^t e^{-Hs} \\eta \\Sigma e^{-Hs} ds$. Exact.
-    - SignSGD (Lemma 3.7): in Phase 3, $|\\nabla f| \\ll \\sigma$, for a diagonal Hessian and independent noise. With
-      $a = \\ell \\lambda / \\sigma$, $b = \\frac\\eta2 \\ell^2 \\lambda^2 / \\sigma^2$ per coordinate: $E X_t - x_* =
-      e^{-at}(x_0 - x_*)$ and the second moment relaxes at the rate $2(a + b)$ to $\\eta / (2(a + b))$. Here
-      $\\ell = \\sqrt{2/\\pi}$ for Gaussian noise, and the slope of the centred t-CDF, doubled, for Student-t.
+    - SignSGD: in Phase 3, $|\\nabla f| \\ll \\sigma$, where the mean sign is linear: $E X_t - x_* = e^{-At}(x_0 - x_*)$ with
+      $A = \\ell D^{-1} H$, $D$ the diagonal of the noise's scales, $\\ell = \\sqrt{2/\\pi}$ for Gaussian noise, and the slope
+      of the centred t-CDF, doubled, for Student-t. For independent noise the second moment $N$ about $x_*$ obeys
+      $\\dot N = -AN - NA^\\top + \\eta(I - \\mathrm{diag}(A N A^\\top))$. With a diagonal Hessian that is Lemma 3.7: per
+      coordinate, with $a = \\ell \\lambda / \\sigma$ and $b = \\frac\\eta2 a^2$, it relaxes at the rate $2(a + b)$ to
+      $\\eta / (2(a + b))$. For correlated Gaussian noise the covariance of the signs is the one at $x_*$,
+      $\\frac2\\pi \\arcsin$ of the correlations, without the last term, which is of relative order $\\eta$.
     - RMSprop(W): noise dominates and V has settled, $P = (\\mathrm{diag}\\,\\Sigma)^{1/2} + \\epsilon$: linear with the
       drift $-(P^{-1} H (X - x_*) + \\theta X)$ and the noise $\\eta P^{-1} \\Sigma P^{-1}$.
     - Adam(W): the same assumptions, for the linear SDE of $(X, M)$ from $M_0 = \\nabla f(x_0)$, the expected value of
@@ -53,7 +57,7 @@ def moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: ArrayLi
     s = setting(opt, problem)
     x0, ts = as_start(x0, s), as_times(ts, s)
     if isinstance(opt, SignSGD):
-        return _law(s, *_sign_sgd_transient(s, x0, ts))
+        return _law(s, *_sign_sgd_transient(s, problem.noise.independent, x0, ts))
     systems, d = _systems(opt, s)
     gradient = s.dense_hessian @ (x0 - s.minimum)
     start = _by_system(s, jnp.stack([x0, gradient]))[:, : systems.constant.shape[-1]]
@@ -66,7 +70,7 @@ def stationary(opt: AbstractOptimizer, problem: Problem) -> Law:
     The limit of [`moments`][] as $t \\to \\infty$. With everything diagonal and $x_* = 0$, per coordinate:
 
     - SGD: $\\frac\\eta2 \\sigma^2 / \\lambda$.
-    - SignSGD (Lemma 3.7): $\\eta / (2 (a + b))$, near $\\frac\\eta2 \\sqrt{\\pi/2}\\,\\sigma / \\lambda$.
+    - SignSGD (Lemma 3.7): $\\eta / (2 (a + b))$, near $\\frac\\eta2 \\sqrt{\\pi/2}\\,\\sigma / \\lambda$ for Gaussian noise.
     - RMSpropW: $\\frac\\eta2 (\\lambda / \\sigma + \\theta)^{-1}$.
     - AdamW: the same times $\\rho_1 / (\\rho_1 + \\theta)$, $\\rho_1 = (1 - \\beta_1) / \\eta$. Lemma C.57 states it without
       this factor, which is right for $\\rho_1 \\gg \\theta$ only.
@@ -86,10 +90,7 @@ def stationary(opt: AbstractOptimizer, problem: Problem) -> Law:
     """
     s = setting(opt, problem)
     if isinstance(opt, SignSGD):
-        a, b = _sign_sgd_rates(s)
-        if _checks.is_concrete(a) and not np.all(np.asarray(a) > 0):
-            raise ValueError(f"there is no stationary law: the Hessian's eigenvalues are {s.hessian}, not all positive")
-        return _law(s, s.minimum, jnp.diag(s.rate / (2 * (a + b))))
+        return _law(s, s.minimum, _sign_sgd_limit(s, problem.noise.independent))
     systems, d = _systems(opt, s)
     systems.check_stable()
     return _law(s, *_joined(_limits(systems), d))
@@ -108,7 +109,12 @@ def _systems(opt: AbstractOptimizer, s: Setting) -> tuple[LinearSystem, int]:
         parts = s.hessian[:, None, None], s.noise[:, None, None], s.minimum[:, None]
     else:
         parts = s.hessian[None], s.noise[None], s.minimum[None]
-    return jax.vmap(lambda h, q, m: _system(opt, s.rate, h, q, m))(*parts), parts[-1].shape[-1]
+    return _stacked(opt, s.rate, *parts), parts[-1].shape[-1]
+
+
+@eqx.filter_jit
+def _stacked(opt: AbstractOptimizer, eta: Array, hessian: Array, noise: Array, minimum: Array) -> LinearSystem:
+    return jax.vmap(lambda h, q, m: _system(opt, eta, h, q, m))(hessian, noise, minimum)
 
 
 def _by_system(s: Setting, rows: Array) -> Array:
@@ -156,22 +162,90 @@ def _system(opt: AbstractOptimizer, eta: Array, hessian: Array, noise: Array, mi
     )
 
 
-def _sign_sgd_rates(s: Setting) -> tuple[Array, Array]:
-    if not s.diagonal:
-        raise ValueError(
-            "SignSGD's closed forms (Lemma 3.7) assume a diagonal Hessian, given as a vector, and noise with "
-            "independent coordinates"
-        )
-    a = s.slope * s.hessian / s.scale
-    return a, 0.5 * s.rate * a * a
+def sign_drift(s: Setting) -> Array:
+    """$A = \\ell D^{-1} H$ of the mean sign, linearised: a vector where coordinates decouple, else a matrix."""
+    if _checks.is_concrete(s.scale) and not np.all(np.asarray(s.scale) > 0):
+        raise ValueError(f"SignSGD's closed forms linearise the mean sign and need noise in every coordinate, got {s.scale}")
+    gain = s.slope / s.scale
+    return gain * s.hessian if s.diagonal else gain[:, None] * s.hessian
 
 
-def _sign_sgd_transient(s: Setting, x0: Array, ts: Array) -> tuple[Array, Array]:
-    a, b = _sign_sgd_rates(s)
+def sign_covariance(s: Setting, independent: bool) -> Array:
+    """The covariance of the signs at the minimum, as a matrix: $\\frac2\\pi \\arcsin$ of the noise's correlations."""
+    if independent:
+        return jnp.eye(s.minimum.shape[0], dtype=s.minimum.dtype)
+    correlation = s.noise / jnp.outer(s.scale, s.scale)
+    covariance = (2 / np.pi) * jnp.arcsin(jnp.clip(correlation, -1, 1))
+    # The slope of arcsin is infinite at 1, where rounding would grow to its root.
+    return jnp.fill_diagonal(covariance, 1.0, inplace=False)
+
+
+def with_power(responses: Any, drift: Any) -> Any:
+    """The second moment $N = \\sum_i (1 - p_i) R_i$ under signs of the variances $1 - p$, $p = \\mathrm{diag}(A N A^\\top)$.
+
+    **Arguments:** `responses`: $R_i$, the second moment under unit noise in coordinate i alone, axes `(..., i, d, d)`;
+    `drift`: $A$, shape `(..., d, d)`. Both of JAX, or both of NumPy.
+    """
+    xp = np if isinstance(responses, np.ndarray) else jnp
+    power = xp.einsum("...aj,...ijk,...ak->...ai", drift, responses, drift)
+    variance = xp.linalg.solve(xp.eye(drift.shape[-1], dtype=drift.dtype) + power, xp.ones_like(drift[..., :1]))
+    return xp.einsum("...i,...ijk->...jk", variance[..., 0], responses)
+
+
+def _sign_sgd_transient(s: Setting, independent: bool, x0: Array, ts: Array) -> tuple[Array, Array]:
+    drift = sign_drift(s)
+    if s.diagonal:
+        return _decoupled_signs(s, drift, x0, ts)
+    if independent:
+        mean, covariance = _coupled_signs(drift, s.rate, x0 - s.minimum, ts)
+        return mean + s.minimum, covariance
+    system = LinearSystem(drift[None], (drift @ s.minimum)[None], s.rate * sign_covariance(s, independent)[None])
+    return _joined(_transients(system, x0[None], ts), x0.shape[0])
+
+
+def _sign_sgd_limit(s: Setting, independent: bool) -> Array:
+    drift = sign_drift(s)
+    if s.diagonal:
+        if _checks.is_concrete(drift) and not np.all(np.asarray(drift) > 0):
+            raise ValueError(f"there is no stationary law: the Hessian's eigenvalues are {s.hessian}, not all positive")
+        return jnp.diag(s.rate / (2 * drift + s.rate * drift**2))
+    noise = s.rate * sign_covariance(s, independent)
+    noises = jax.vmap(jnp.diag)(noise) if independent else noise[None]
+    systems = LinearSystem(jnp.broadcast_to(drift, noises.shape), jnp.zeros(noises.shape[:-1], noise.dtype), noises)
+    systems.check_stable()
+    responses = _limits(systems)[1]
+    return with_power(responses, drift) if independent else responses[0]
+
+
+def _decoupled_signs(s: Setting, a: Array, x0: Array, ts: Array) -> tuple[Array, Array]:
     t, offset = ts[:, None], x0 - s.minimum
     # Written by the growth (e^y - 1) / y, so that flat directions (a = 0) have their limit, eta t.
-    exponent = -2 * (a + b) * t
+    exponent = -(2 * a + s.rate * a * a) * t
     growth = jnp.where(exponent == 0, 1.0, jnp.expm1(exponent) / jnp.where(exponent == 0, 1.0, exponent))
     mean = jnp.exp(-a * t) * offset
     second = jnp.exp(exponent) * offset**2 + s.rate * t * growth
     return mean + s.minimum, jax.vmap(jnp.diag)(second - mean**2)
+
+
+@jax.jit
+def _coupled_signs(drift: Array, eta: Array, offset: Array, ts: Array) -> tuple[Array, Array]:
+    """Mean offset and covariance under independent noise; the covariance C and the squared mean S = N - C apart, so that
+    a small one is no difference of large ones."""
+
+    def field(y: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        one, mean, square, covariance = y
+        flow = drift @ square, drift @ covariance
+        power = jnp.diagonal((flow[0] + flow[1]) @ drift.T)
+        kick = eta * jnp.diag(one - power)
+        return jnp.zeros_like(one), -drift @ mean, -flow[0] - flow[0].T, kick - flow[1] - flow[1].T
+
+    def advance(y: Any, gap: Array) -> tuple[Any, tuple[Array, Array]]:
+        y = exponential(field, y, gap, 2 * size + eta * size**2)
+        return y, (y[1], y[3])
+
+    size = jnp.linalg.norm(drift, 2)
+    start = jnp.ones_like(eta), offset, jnp.outer(offset, offset), jnp.zeros_like(drift)
+    order = jnp.argsort(ts)
+    mean, covariance = jax.lax.scan(advance, start, jnp.diff(ts[order], prepend=0))[1]
+    place = jnp.argsort(order)
+    return mean[place], covariance[place]

@@ -1,0 +1,254 @@
+"""`weak_error`: how far an SDE's expectations are from its optimizer's, and from its own solver's."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
+
+from .. import _checks
+from .._tree import flat
+from ..optimizers import AbstractOptimizer
+from ..problems import Problem
+from ..processes import SDE
+from ._control import Expectation, accompany, expectations, tangent_law
+
+# Two results of the same value differ by this much in float32, at best.
+_ROUNDING = {np.dtype("float32"): 3e-7, np.dtype("float64"): 1e-15}
+_NORMAL_QUANTILE = 1.96
+
+
+class Order(NamedTuple):
+    """A power law $|e| = C \\eta^p$ fitted to errors."""
+
+    slope: float
+    """$p$."""
+    half_width: float
+    """Half the width of its 95 % confidence interval, from the errors' standard errors."""
+    constant: float
+    """$C$ for the whole power nearest to $p$, from the smallest learning rate."""
+    constant_stderr: float
+    local: np.ndarray
+    """The slopes between neighbouring learning rates: where these drift, powers beyond the leading one matter."""
+
+
+class FunctionError(NamedTuple):
+    """Of one test function $g$, at the time $T$, with a leading axis of learning rates."""
+
+    optimizer: np.ndarray
+    """$E\\,g(x_k)$."""
+    sde: np.ndarray
+    """$E\\,g(X_T)$, extrapolated to a solver step of zero."""
+    modelling: np.ndarray
+    """`sde` minus `optimizer`: the error of the model."""
+    modelling_stderr: np.ndarray
+    discretisation: np.ndarray
+    """The solver's error with `substeps` steps per optimizer step."""
+    discretisation_stderr: np.ndarray
+    ode: np.ndarray | None
+    """$g$ along the SDE's drift alone, minus `optimizer`; None where the start is random."""
+    reduction: np.ndarray
+    """By how much control variates divided the variance of the optimizer's mean."""
+    order: Order
+    """Of the modelling error."""
+    discretisation_order: Order
+
+
+class WeakError(NamedTuple):
+    """What [`weak_error`][] returns."""
+
+    title: str
+    T: float
+    learning_rates: np.ndarray
+    substeps: int
+    seeds: int
+    functions: dict[str, FunctionError]
+    diverged: int
+
+    def __getitem__(self, name: str) -> FunctionError:
+        return self.functions[name]
+
+
+def weak_error(
+    opt: AbstractOptimizer,
+    problem: Problem,
+    x0: Any,
+    *,
+    T: float,
+    learning_rates: Sequence[float],
+    key: PRNGKeyArray,
+    test_functions: Mapping[str, Callable[[PyTree], Any]] | None = None,
+    seeds: int = 20_000,
+    substeps: int = 4,
+    model: str = "compagnoni",
+    start_time: float | None = None,
+    progress: bool = True,
+) -> WeakError:
+    """The weak error of an optimizer's SDE against the learning rate, split in the model's and the solver's.
+
+    An SDE is a weak approximation of order $p$ if $|E\\,g(x_k) - E\\,g(X_{k\\eta})| \\le C \\eta^p$ for smooth $g$. As
+    $\\eta$ changes, adaptive methods keep $\\rho = (1 - \\beta) / \\eta$, and so their time scales. The solver's error is
+    taken out by Richardson's extrapolation, $2 E\\,g(X^{h/2}) - E\\,g(X^h)$ (Talay and Tubaro, 1990), sampling noise by
+    control variates as in [`expectations`][].
+
+    The order alone proves nothing about the noise: the plain ODE, whose error is given beside, is of order 1 as well.
+    What tells models apart are the constants.
+
+    **Arguments:**
+
+    - `opt`: the optimizer, with hyperparameters as they are at its own learning rate; without a schedule.
+    - `problem`, `x0`: the problem and the start, a pytree or a function `key -> pytree`.
+    - `T`: the time of comparison; a whole number of steps at each of the learning rates.
+    - `learning_rates`: at least two, in any order.
+    - `key`, `seeds`, `progress`: as in [`simulate`][].
+    - `test_functions`: smooth functions of the parameters to scalars, by name; by default the loss, the squared norm,
+      each coordinate's first two moments (up to three coordinates), and $\\cos$ and $\\sin$ of the sum of coordinates,
+      which see the whole law.
+    - `substeps`: solver steps per optimizer step, for the coarser of the two runs of the SDE.
+    - `model`: the SDE's.
+    - `start_time`: RMSprop(W), Adam(W): true optimizer steps go before the SDE up to this time, instead of one step.
+      Adam's SDE is singular at 0, and orders show only away from there.
+
+    **Returns:** a [`WeakError`][]; `jaxsde.reporting.weak_error_table` prints it.
+
+    **Raises:** `ValueError` or `TypeError` for arguments that don't fit.
+
+    >>> import jaxsde as js
+    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    >>> run = dict(T=1.0, learning_rates=(0.2, 0.1, 0.05), seeds=100, key=jax.random.key(0))
+    >>> 0.8 < weak_error(js.SGD(0.1), problem, jnp.ones(1), **run)["loss"].order.slope < 1.2
+    True
+    """
+    if not isinstance(opt, AbstractOptimizer):
+        raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {opt!r}")
+    if opt.reference_rate is not None:
+        raise ValueError("weak_error changes the learning rate, so it takes optimizers without a schedule")
+    rates = np.sort(np.asarray(learning_rates, float).ravel())[::-1]
+    if len(rates) < 2 or len(np.unique(rates)) < len(rates):
+        raise ValueError(f"learning_rates must be at least two different numbers, got {learning_rates}")
+    _checks.number("learning_rates", rates, low=0.0)
+    _checks.number("T", T, low=0.0)
+    steps = [_whole_steps("T", T, rate) for rate in rates]
+    substeps = _checks.count("substeps", substeps)
+    example = problem.validate(x0(key) if callable(x0) else x0)
+    functions = _default_functions(problem, example) if test_functions is None else dict(test_functions)
+    for name, function in functions.items():
+        if getattr(jax.eval_shape(function, example), "shape", None) != ():
+            raise ValueError(f"test_functions[{name!r}] must return a scalar")
+
+    sides = []
+    for i, (rate, count) in enumerate(zip(rates, steps, strict=True)):
+        scaled = at_rate(opt, rate)
+        more = {} if start_time is None else {"start_steps": _whole_steps("start_time", start_time, rate)}
+        sde = scaled.sde(problem, model, **more)
+        common: dict[str, Any] = dict(steps=count, seeds=seeds, progress=progress)
+
+        def run(process: Any, stream: int, i: int = i, common: Any = common, **kw: Any) -> Any:
+            return expectations(process, x0, functions, key=jax.random.fold_in(key, 3 * i + stream), **common, **kw)
+
+        discrete = run(scaled.chain(problem), 0)
+        coarse, fine = run(sde, 1, substeps=substeps), run(sde, 2, substeps=2 * substeps)
+        sides.append((discrete, coarse, fine, _ode(sde, x0, count, substeps, functions)))
+    rounding = _ROUNDING.get(np.dtype(flat(example).dtype), 1e-2)
+    errors = {name: _function_error(name, rates, sides, rounding) for name in functions}
+    title = f"{type(opt).__name__} on {type(problem.loss).__name__} with {type(problem.noise).__name__} noise, {model}"
+    lost = sum(int(e.diverged[-1]) for side in sides for e in side[:3])
+    return WeakError(title, float(T), rates, substeps, seeds, errors, lost)
+
+
+def at_rate(opt: AbstractOptimizer, rate: float) -> AbstractOptimizer:
+    """The optimizer at another learning rate, with the time scales $\\eta / (1 - \\beta)$ of its averages kept."""
+    changes: dict[str, Any] = {"learning_rate": jnp.asarray(rate, opt.rate.dtype)}
+    for name in ("decay", "b1", "b2"):
+        if hasattr(opt, name):
+            beta = 1 - (1 - getattr(opt, name)) * (rate / opt.rate)
+            if float(beta) < 0:
+                raise ValueError(f"at the learning rate {rate:g}, keeping the time scale of {name} takes {name} = {beta:.4g} < 0")
+            changes[name] = beta
+    return eqx.tree_at(lambda o: [getattr(o, name) for name in changes], opt, list(changes.values()))
+
+
+def _whole_steps(name: str, time: float, rate: float) -> int:
+    count = round(time / rate)
+    if count < 1 or abs(count * rate - time) > 1e-5 * time:
+        raise ValueError(f"{name} must be a whole number of steps at each learning rate, but {name} / rate = {time / rate:.6g}")
+    return count
+
+
+def _default_functions(problem: Problem, example: PyTree) -> dict[str, Callable[[PyTree], Any]]:
+    functions: dict[str, Callable[[PyTree], Any]] = {"loss": problem.loss, "norm^2": _norm}
+    for i in range(min(3, flat(example).shape[0])):
+        functions |= {f"x[{i}]": eqx.Partial(_coordinate, i, 1), f"x[{i}]^2": eqx.Partial(_coordinate, i, 2)}
+    return functions | {"cos": _cosine, "sin": _sine}
+
+
+def _norm(x: PyTree) -> Any:
+    return jnp.sum(flat(x) ** 2)
+
+
+def _coordinate(i: int, power: int, x: PyTree) -> Any:
+    return flat(x)[i] ** power
+
+
+def _cosine(x: PyTree) -> Any:
+    return jnp.cos(jnp.sum(flat(x)))
+
+
+def _sine(x: PyTree) -> Any:
+    return jnp.sin(jnp.sum(flat(x)))
+
+
+def _ode(sde: SDE, x0: Any, steps: int, substeps: int, functions: Mapping[str, Any]) -> dict[str, float] | None:
+    """The test functions along the drift alone, extrapolated to a step of zero."""
+    values = []
+    for refined in (4 * substeps, 8 * substeps):
+        companion = accompany(sde, x0, refined)
+        if companion is None:
+            return None
+        mean = tangent_law(companion, steps, jnp.arange(2) * steps, refined).mean
+        end = jax.tree.map(lambda m: m[-1], mean)
+        values.append({name: float(f(end)) for name, f in functions.items()})
+    return {name: 2 * values[1][name] - values[0][name] for name in functions}
+
+
+def _function_error(name: str, rates: np.ndarray, sides: list[Any], rounding: float) -> FunctionError:
+    def column(pick: Callable[[Expectation], np.ndarray], side: int) -> np.ndarray:
+        return np.array([float(pick(s[side][name])[-1]) for s in sides])
+
+    (chain, coarse, fine) = (column(lambda e: e.mean, i) for i in range(3))
+    noise = rounding * np.maximum(np.abs(chain), 1e-30)
+    (chain_error, coarse_error, fine_error) = (np.hypot(column(lambda e: e.stderr, i), noise) for i in range(3))
+    sde, sde_error = 2 * fine - coarse, np.hypot(2 * fine_error, coarse_error)
+    modelling, modelling_error = sde - chain, np.hypot(sde_error, chain_error)
+    solver, solver_error = 2 * (coarse - fine), 2 * np.hypot(coarse_error, fine_error)
+    ode = None if sides[0][3] is None else np.array([s[3][name] for s in sides]) - chain
+    return FunctionError(
+        chain, sde, modelling, modelling_error, solver, solver_error, ode, column(lambda e: e.reduction, 0),
+        fit_order(rates, modelling, modelling_error), fit_order(rates, solver, solver_error),
+    )  # fmt: skip
+
+
+def fit_order(rates: np.ndarray, errors: np.ndarray, stderr: np.ndarray) -> Order:
+    """Fits $|e| = C \\eta^p$ by least squares of the logarithms, each weighted by its standard error.
+
+    Errors that are not told from zero (within two standard errors) are left out; without two of them there is no slope.
+    """
+    seen = np.abs(errors) > 2 * stderr
+    local = np.full(len(rates) - 1, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log, spread = np.log(np.abs(errors)), stderr / np.abs(errors)
+    between = seen[1:] & seen[:-1]
+    local[between] = (np.diff(log) / np.diff(np.log(rates)))[between]
+    if np.sum(seen) < 2:
+        return Order(np.nan, np.inf, np.nan, np.nan, local)
+    x, y, weight = np.log(rates[seen]), log[seen], 1 / spread[seen] ** 2
+    centre = np.sum(weight * x) / np.sum(weight)
+    scatter = np.sum(weight * (x - centre) ** 2)
+    slope = float(np.sum(weight * (x - centre) * y) / scatter)
+    smallest = np.flatnonzero(seen)[-1]
+    scale = rates[smallest] ** max(1, round(slope))
+    constant, constant_error = errors[smallest] / scale, stderr[smallest] / scale
+    return Order(slope, _NORMAL_QUANTILE / float(np.sqrt(scatter)), float(constant), float(constant_error), local)

@@ -1,0 +1,79 @@
+"""Control variates: exact where they claim to be, unbiased where the tangent process is far off, and worth their cost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+import jaxsde as js
+from jaxsde.estimation._control import accompany, tangent_law
+
+H = np.array([[2.0, 0.6], [0.6, 1.2]])
+Q = np.array([[1.0, -0.3], [-0.3, 0.6]])
+SECOND = {"xx": lambda x: jnp.outer(x, x)}
+
+
+def test_the_tangent_law_is_that_of_a_linear_recursion():
+    eta, steps, substeps, x0 = 0.05, 30, 3, np.array([1.0, -0.5])
+    problem = js.Problem(js.Quadratic(H), js.Gaussian(covariance=Q))
+    companion = accompany(js.SGD(eta).sde(problem), jnp.asarray(x0), substeps)
+    law = tangent_law(companion, steps, jnp.arange(4) * 10, substeps)
+    h = eta / substeps
+    flow = np.eye(2) - h * H
+    mean, covariance = x0, np.zeros((2, 2))
+    for n in range(steps * substeps + 1):
+        if n % (10 * substeps) == 0:
+            np.testing.assert_allclose(law.mean[n // (10 * substeps)], mean, rtol=1e-4)
+            np.testing.assert_allclose(law.covariance[n // (10 * substeps)], covariance, rtol=1e-4, atol=1e-9)
+        mean, covariance = flow @ mean, flow @ covariance @ flow.T + h * eta * Q
+
+
+def test_sgd_needs_hardly_any_seeds():
+    eta = 0.1
+    problem = js.Problem(js.Quadratic(H), js.Gaussian(covariance=Q))
+    run = js.expectations(js.SGD(eta).chain(problem), jnp.zeros(2), SECOND, steps=300, seeds=4, key=jax.random.key(0))
+    flow = np.eye(2) - eta * H
+    exact = scipy.linalg.solve_discrete_lyapunov(flow, eta**2 * Q)
+    np.testing.assert_allclose(run["xx"].mean[-1].reshape(2, 2), exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["chain", "sde"])
+def test_estimates_are_unbiased_where_the_tangent_is_far_off(kind):
+    # Starts and minima far from quadratic: the tangent process is a poor companion, but its mean stays exact.
+    problem = js.Problem(js.EmbeddedSaddle(), js.Gaussian(0.3))
+    opt, x0 = js.SGD(0.05), jnp.array([0.05, 0.4])
+    process, more = (opt.chain(problem), {}) if kind == "chain" else (opt.sde(problem), {"substeps": 2})
+    functions = {"x": lambda x: x, "xx": lambda x: x**2, "loss": problem.loss}
+    common = {"steps": 60, "every": 20, "seeds": 40_000, **more}
+    fine = js.expectations(process, x0, functions, key=jax.random.key(1), **common)
+    plain = js.simulate(process, x0, observe=functions, key=jax.random.key(2), **common)
+    for name in functions:
+        difference = fine[name].mean - np.asarray(plain[name].mean)
+        spread = np.hypot(fine[name].stderr, np.asarray(plain[name].stderr))
+        assert np.all(np.abs(difference)[1:] < 5 * spread[1:])
+    assert fine["loss"].reduction[1] > 5  # while the noise is small
+    assert np.all(fine["loss"].reduction >= 1)
+
+
+@pytest.mark.parametrize("eta", [0.01, 0.05])
+@pytest.mark.parametrize("kind", ["sign_sgd", "rmsprop", "adamw"])
+def test_variance_of_stationary_covariances_falls_a_hundredfold(kind, eta):
+    problem = js.Problem(js.Quadratic(jnp.array([1.0, 2.0])), js.Gaussian(1.0))
+    opt = {
+        "sign_sgd": js.SignSGD(eta),
+        "rmsprop": js.RMSprop(eta, 0.99, initial_scale=1.0),
+        "adamw": js.AdamW(eta, b1=0.9, b2=0.999, weight_decay=0.1),
+    }[kind]
+    run = dict(steps=round(6 / eta), seeds=1000, key=jax.random.key(3), substeps=2)
+    law = js.expectations(opt.sde(problem), jnp.zeros(2), {"xx": lambda x: x**2}, **run)
+    assert np.all(law["xx"].reduction[-1] > 100)
+
+
+def test_a_random_start_has_plain_means():
+    problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    run = js.expectations(
+        js.SGD(0.1).chain(problem), lambda key: jax.random.normal(key, (1,)), {"loss": problem.loss},
+        steps=5, seeds=100, key=jax.random.key(0),
+    )  # fmt: skip
+    assert np.all(run["loss"].reduction == 1) and run["loss"].mean.shape == (2,)
