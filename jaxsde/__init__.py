@@ -22,14 +22,17 @@ from .optimizers import (
     SignSGD as SignSGD,
 )
 from .problems import (
+    AlphaStable as AlphaStable,
     Classification as Classification,
     EmbeddedSaddle as EmbeddedSaddle,
     Gaussian as Gaussian,
+    Laplace as Laplace,
     LinearRegression as LinearRegression,
     LogisticRegression as LogisticRegression,
     Problem as Problem,
     Quadratic as Quadratic,
     StudentT as StudentT,
+    Uniform as Uniform,
 )
 from .processes import SDE as SDE, Chain as Chain
 from .simulation import (

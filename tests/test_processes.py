@@ -213,11 +213,11 @@ def test_diverged_seeds_are_counted_and_left_out():
         lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=10, seeds=1, key=0),
         lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), jnp.array([1, 2]), steps=1, seeds=1, key=jax.random.key(0)),
         lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), jnp.ones(3), steps=1, seeds=1, key=jax.random.key(0)),
-        lambda: js.SignSGD(0.1).sde(js.Problem(js.Quadratic(HESSIAN), js.Gaussian(covariance=HESSIAN))),
+        lambda: js.RMSprop(0.1).sde(js.Problem(js.Quadratic(HESSIAN), js.Gaussian(covariance=HESSIAN)), "second-order"),
         lambda: js.SGD(0.1).sde(PROBLEM, model="malladi"),
         lambda: js.Adam(0.1).sde(PROBLEM, start_steps=0),
         lambda: js.theory.stationary(js.SGD(0.1), js.Problem(js.Quadratic([1.0, -1.0]), js.Gaussian(1.0))),
-        lambda: js.theory.stationary(js.SignSGD(0.1), PROBLEM),
+        lambda: js.SGD(lambda k: 0.1, reference_rate=0.1).sde(PROBLEM, "second-order"),
     ],
 )
 def test_bad_arguments_raise(bad):

@@ -7,9 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .. import _checks
 from .._tree import cast, flat, size
 from ..processes import SDE, Accompanied, Chain, Sighting, Tangent, TangentLaw
 from ..simulation import AbstractIncrements, Moments, simulate
@@ -108,11 +107,8 @@ def accompany(process: Chain | SDE, x0: Any, substeps: int = 1) -> Accompanied |
     if isinstance(process, Chain):
         if process.make_sde is None:
             return None
-        try:
-            sde = process.make_sde()
-        except ValueError:  # the optimizer has no SDE on this problem
-            return None
-        if sde.innovation is None:
+        sde = _nearest_sde(process.make_sde)
+        if sde is None or sde.innovation is None:
             return None
     x0 = process.problem.validate(x0)
     sde = cast(sde, jnp.result_type(*jax.tree.leaves(x0)))
@@ -123,6 +119,16 @@ def accompany(process: Chain | SDE, x0: Any, substeps: int = 1) -> Accompanied |
         return None
     first = sde.start_steps * (substeps if isinstance(process, SDE) else 1)
     return Accompanied(process, Tangent(sde, start, jnp.asarray(first, jnp.int32)))
+
+
+def _nearest_sde(make: Callable[..., SDE]) -> SDE | None:
+    """The SDE that is nearest to its optimizer path by path; None where the optimizer has none on this problem."""
+    for model in ({"model": "compagnoni-full"}, {}):
+        try:
+            return make(**model)
+        except ValueError:
+            continue
+    return None
 
 
 def tangent_law(companion: Accompanied, steps: int, recorded: Array, substeps: int) -> TangentLaw:

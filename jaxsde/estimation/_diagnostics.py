@@ -1,129 +1,144 @@
-"""Diagnostics of runs over seeds and time: R-hat, effective sample sizes, and where the burn-in ends."""
+"""Diagnostics of stationarity: effective sample sizes, R-hat, burn-in. Computed in float64 on the host."""
+
+from typing import Any
 
 import numpy as np
-from jaxtyping import ArrayLike
-from scipy.special import ndtri
-from scipy.stats import rankdata
+import scipy.special
+import scipy.stats
 
-# From the start that is chosen on, thirds of a curve must agree within this many standard errors.
-_TREND = 5.0
+# Averages over the halves of a settled curve differ by no more standard errors than this.
+_TREND = 3
+# Relative differences in float32 means that are rounding.
+_ROUNDING = 1e-6
 
 
-def r_hat(values: ArrayLike) -> np.ndarray:
-    """Rank-normalised split R-hat: near 1 where all seeds, early and late, have the same law.
+def effective_sample_size(values: Any) -> np.ndarray:
+    """How many independent draws would give as precise a mean: the bulk effective sample size.
 
-    The larger of the statistic for the values and for their distances from the median (Vehtari et al., 2021).
+    The draws are rank-normalised over split chains, and $S = N / \\hat\\tau$ with
+    $\\hat\\tau = -1 + 2 \\sum_k (\\hat\\rho_{2k} + \\hat\\rho_{2k+1})$, summed over Geyer's initial monotone sequence
+    (Vehtari et al., 2021, equations 10 to 14). A constant has as many as there are draws.
 
-    **Arguments:** `values`: shape `(seeds, times, ...)`, at least 4 times.
+    **Arguments:** `values`: shape `(chains, draws, ...)`, at least 4 draws; of an ensemble, seeds are the chains and
+    recorded times the draws.
 
-    **Returns:** shape `(...)`.
+    **Returns:** the trailing shape `(...)`, in draws.
 
-    >>> float(r_hat(jax.random.normal(jax.random.key(0), (8, 200)))) < 1.02
+    **Raises:** `ValueError` for another shape or values that are not finite.
+
+    >>> bool(100 < effective_sample_size(jax.random.normal(jax.random.key(0), (4, 50))) < 400)
     True
     """
-    split = _split(_checked(values))
+    split, shape = _split(values, chains=1)
+    size = split.shape[0] * split.shape[1]
+    z = _normal_scores(split)
+    n = z.shape[1]
+    centred = z - np.mean(z, axis=1, keepdims=True)
+    length = 1 << (2 * n - 1).bit_length()
+    power = np.mean(np.abs(np.fft.rfft(centred, length, axis=1)) ** 2, axis=0)
+    covariance = np.fft.irfft(power, length, axis=0)[:n] / n
+    within = covariance[0] * n / (n - 1)
+    total = covariance[0] + np.var(np.mean(z, axis=1), axis=0, ddof=1)
+    with np.errstate(invalid="ignore"):
+        rho = 1 - (within - covariance) / total
+    rho[0] = 1
+    # Geyer's pairs up to the first that is not positive, which counts with its even half alone.
+    pairs = max(1, (n - 1) // 2)
+    sums = rho[0 : 2 * pairs : 2] + rho[1 : 2 * pairs : 2]
+    ended = sums <= 0
+    last = np.where(np.any(ended, axis=0), np.argmax(ended, axis=0), pairs - 1)
+    before = np.arange(pairs)[:, None] < last
+    half, pair = (np.take_along_axis(a, last[None], axis=0)[0] for a in (rho[0 : 2 * pairs : 2], sums))
+    tail = np.where((half > 0) | (pair >= 0), half, 0)
+    tau = -1 + 2 * np.sum(np.where(before, np.minimum.accumulate(sums, axis=0), 0), axis=0) + tail
+    return np.where(total > 0, size / np.maximum(tau, 1 / np.log10(size)), size).reshape(shape)
+
+
+def r_hat(values: Any) -> np.ndarray:
+    """Whether chains agree: 1 where they do, above about 1.01 where they have not mixed.
+
+    $\\hat R = \\sqrt{(B / W + n - 1) / n}$ with the variances $B / n$ between and $W$ within split chains of length $n$,
+    of the rank-normalised draws and of their rank-normalised distances from the median; the larger of the two
+    (Vehtari et al., 2021, section 4). A constant has 1.
+
+    **Arguments:** `values`: shape `(chains, draws, ...)`, at least 2 chains of 4 draws; of an ensemble, seeds are the
+    chains and recorded times the draws.
+
+    **Returns:** the trailing shape `(...)`.
+
+    **Raises:** `ValueError` for another shape or values that are not finite.
+
+    >>> bool(r_hat(jax.random.normal(jax.random.key(0), (4, 500))) < 1.02)
+    True
+    """
+    split, shape = _split(values, chains=2)
     folded = np.abs(split - np.median(split, axis=(0, 1)))
-    return np.maximum(_r_hat(_normal_scores(split)), _r_hat(_normal_scores(folded)))
+    ratio = np.fmax(_scale_reduction(_normal_scores(split)), _scale_reduction(_normal_scores(folded)))
+    return np.where(np.isnan(ratio), 1.0, ratio).reshape(shape)
 
 
-def effective_sample_size(values: ArrayLike) -> np.ndarray:
-    """How many independent values the correlated ones are worth for a mean: the bulk effective sample size.
+def burn_in(mean: Any, stderr: Any) -> tuple[int, bool]:
+    """From which record on a curve is stationary, and whether it is.
 
-    Of the rank-normalised, split sequences, with Geyer's initial monotone sequence (Vehtari et al., 2021).
+    The start $k$ minimises $\\sum_{i \\ge k} (m_i - \\bar m_k)^2 / (n - k)^2$, the squared standard error that the rest
+    of the curve would have if it were white noise about its average $\\bar m_k$: MSER (White, 1997), with $k$ at most
+    $n / 2$. The rest counts as stationary if the averages over its two halves agree within three standard errors. For
+    want of the correlation in time, those of the averages are bounded by the averages of the records' own: a drift
+    within the noise of single records goes unseen.
 
-    **Arguments:** `values`: shape `(seeds, times, ...)`, at least 4 times.
+    **Arguments:**
 
-    **Returns:** shape `(...)`.
+    - `mean`: a mean over independent seeds at equally spaced times, shape `(n,)`.
+    - `stderr`: its standard errors, shape `(n,)`.
 
-    >>> 1000 < float(effective_sample_size(jax.random.normal(jax.random.key(0), (8, 200)))) < 2200
-    True
-    """
-    scores = _normal_scores(_split(_checked(values)))
-    trailing = scores.shape[2:]
-    flat = scores.reshape(*scores.shape[:2], -1)
-    return np.array([_effective(flat[..., i]) for i in range(flat.shape[-1])]).reshape(trailing)
+    **Returns:** the index of the first stationary record, and the verdict; False for a curve that is not finite.
 
+    **Raises:** `ValueError` for shapes that don't fit.
 
-def burn_in(mean: ArrayLike, stderr: ArrayLike) -> tuple[int, bool]:
-    """From which record on a curve of means over seeds is flat, and whether what follows shows no trend.
-
-    The start minimises the squared standard error of the average that follows, White's marginal standard error rule
-    (1997), over the first half of the curve. No trend: the averages of the first, second and last third of the rest
-    agree within five of their standard errors, with errors at different times taken to be fully correlated, which is
-    the worst that they can be.
-
-    **Arguments:** `mean`, `stderr`: shape `(n,)`, of seeds independent of each other.
-
-    **Returns:** the index of the record and the verdict.
-
-    >>> start, flat = burn_in(jnp.exp(-jnp.arange(64.0)), jnp.full(64, 1e-3))
-    >>> 5 <= start < 32, flat
-    (True, True)
+    >>> ts = jnp.arange(100)
+    >>> burn_in(jnp.exp(-ts) + 0.01 * jnp.cos(3 * ts), jnp.full(100, 0.01))
+    (5, True)
     """
     mean, stderr = np.asarray(mean, float), np.asarray(stderr, float)
-    n = len(mean)
-    if n < 6 or not np.all(np.isfinite(mean)):
-        return n // 2, False
-    starts = np.arange(n // 2 + 1)
-    marginal = [np.sum((mean[s:] - mean[s:].mean()) ** 2) / (n - s) ** 2 for s in starts]
-    start = int(starts[np.argmin(marginal)])
-    thirds = np.array_split(np.arange(start, n), 3)
-    averages = np.array([mean[part].mean() for part in thirds])
-    # Rounding moves averages of single-precision numbers that have no spread at all.
-    floor = 1e-6 * np.max(np.abs(mean))
-    error = max(float(np.mean(stderr[start:])), floor)
-    return start, bool(np.ptp(averages) <= _TREND * error)
+    if mean.ndim != 1 or mean.shape != stderr.shape or mean.size < 2:
+        raise ValueError(f"mean and stderr must have one shape (n,), n at least 2, got {mean.shape} and {stderr.shape}")
+    n = mean.size
+    latest = n // 2
+    if not np.all(np.isfinite(mean)) or not np.all(np.isfinite(stderr)):
+        return latest, False
+    centred = mean - np.mean(mean[latest:])
+    sums, squares = (np.cumsum(a[::-1])[::-1][: latest + 1] for a in (centred, centred**2))
+    lengths = n - np.arange(latest + 1)
+    start = int(np.argmin((squares - sums**2 / lengths) / lengths**2))
+    first, second = slice(start, (start + n) // 2), slice((start + n) // 2, n)
+    trend = abs(np.mean(mean[first]) - np.mean(mean[second]))
+    spread = np.hypot(np.mean(stderr[first]), np.mean(stderr[second]))
+    return start, bool(trend <= _TREND * spread + _ROUNDING * np.max(np.abs(mean[start:])))
 
 
-def _checked(values: ArrayLike) -> np.ndarray:
-    array = np.asarray(values, float)
-    if array.ndim < 2 or array.shape[1] < 4:
-        raise ValueError(f"values must have shape (seeds, times, ...) with at least 4 times, got {array.shape}")
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"values must be finite, but {np.sum(~np.isfinite(array))} of them are not")
-    return array
-
-
-def _split(values: np.ndarray) -> np.ndarray:
-    """Each sequence's first and second half as sequences of their own."""
-    half = values.shape[1] // 2
-    return np.concatenate([values[:, :half], values[:, -half:]])
+def _split(values: Any, chains: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Each chain as two, trailing axes raveled: shape `(2 chains, draws // 2, k)`, and the trailing shape."""
+    values = np.asarray(values, float)
+    if values.ndim < 2 or values.shape[0] < chains or values.shape[1] < 4:
+        raise ValueError(f"values must have shape (chains, draws, ...), at least ({chains}, 4), got {values.shape}")
+    bad = np.count_nonzero(~np.isfinite(values))
+    if bad:
+        raise ValueError(f"values must be finite, got {bad} that are not: leave out the chains that diverged")
+    shape, half = values.shape[2:], values.shape[1] // 2
+    values = values.reshape(*values.shape[:2], -1)
+    return np.concatenate([values[:, :half], values[:, -half:]]), shape
 
 
 def _normal_scores(values: np.ndarray) -> np.ndarray:
-    """Values replaced by the normal quantiles of their ranks among all, per coordinate."""
-    pooled = values.reshape(values.shape[0] * values.shape[1], -1)
-    ranks = rankdata(pooled, axis=0)
-    return ndtri((ranks - 0.375) / (len(pooled) + 0.25)).reshape(values.shape)
+    """Draws replaced by normal quantiles of their ranks over all chains, with Blom's offset."""
+    size = values.shape[0] * values.shape[1]
+    ranks = scipy.stats.rankdata(values.reshape(size, -1), axis=0)
+    return scipy.special.ndtri((ranks - 0.375) / (size + 0.25)).reshape(values.shape)
 
 
-def _r_hat(values: np.ndarray) -> np.ndarray:
+def _scale_reduction(values: np.ndarray) -> np.ndarray:
     n = values.shape[1]
-    within = values.var(axis=1, ddof=1).mean(axis=0)
-    between = values.mean(axis=1).var(axis=0, ddof=1)
+    within = np.mean(np.var(values, axis=1, ddof=1), axis=0)
+    between = n * np.var(np.mean(values, axis=1), axis=0, ddof=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.sqrt((n - 1) / n + between / within)
-    return np.where((within == 0) & (between == 0), 1.0, ratio)
-
-
-def _effective(values: np.ndarray) -> float:
-    """Of sequences with shape `(seeds, times)`."""
-    m, n = values.shape
-    centred = values - values.mean(axis=1, keepdims=True)
-    transform = np.fft.rfft(centred, 2 * n, axis=1)
-    covariance = np.fft.irfft(np.abs(transform) ** 2, axis=1)[:, :n].mean(axis=0) / n
-    variance = covariance[0] * n / (n - 1)
-    total = variance * (n - 1) / n + (values.mean(axis=1).var(ddof=1) if m > 1 else 0.0)
-    if total == 0:
-        return float(m * n)
-    rho = 1 - (variance - covariance) / total
-    rho[0] = 1.0
-    # Sums of neighbouring pairs are positive and falling for any reversible chain: where they cease to be, noise begins.
-    # The last pairs, of hardly any values, are left out.
-    last = max((n - 1) // 2 - 1, 0)
-    pairs = rho[: 2 * (last + 1)].reshape(-1, 2).sum(axis=1)
-    negative = np.flatnonzero(pairs < 0)
-    stop = int(negative[0]) if negative.size else last
-    kept = np.minimum.accumulate(pairs[:stop])
-    time = max(-1 + 2 * float(np.sum(kept)) + max(float(rho[2 * stop]), 0.0), 1 / np.log10(m * n))
-    return m * n / time
+        return np.sqrt((between / within + n - 1) / n)

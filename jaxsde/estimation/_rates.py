@@ -1,172 +1,279 @@
-"""`convergence_rate`: how fast an expected observable falls, with a confidence interval."""
+"""Rates of convergence, fitted to the mean of an observable over seeds."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+import scipy.stats
 
 from .. import _checks
 from ..simulation import JackknifeStatistics, MomentStatistics, SampleStatistics
+from ._diagnostics import burn_in
 
-_LAWS: dict[str, tuple[Callable, Callable, str]] = {
-    "exponential": (lambda y: np.log(y), lambda t: -t, "mean - floor = C exp(-rate t)"),
-    "power": (lambda y: np.log(y), lambda t: -np.log(t), "mean - floor = C t^-rate"),
-    "root": (lambda y: np.sqrt(y), lambda t: -t, "sqrt(mean - floor) = C - rate t"),
-}
-_QUANTILE, _GROUPS, _HIGH, _LOW, _SEEN = 1.96, 20, 0.8, 0.1, 3.0
+# The default window: the excess over the floor falls from 80 % to 10 % of its start, five standard errors above zero.
+_BEGIN, _END, _CLEAR = 0.8, 0.1, 5
+# For power laws it is the last decade of times.
+_LATE = 0.1
+_GROUPS = 40
 
 
 class ConvergenceRate(NamedTuple):
     """What [`convergence_rate`][] returns."""
 
     rate: float
+    """Positive where the mean falls: per unit of time, or the exponent of a power law."""
     stderr: float
     interval: tuple[float, float]
-    """The 95 % confidence interval."""
+    """The confidence interval."""
     floor: float
+    """What was taken off the mean."""
     window: tuple[float, float]
-    """The times between which the rate is fitted."""
+    """The first and the last time of the fit."""
+    records: int
+    """How many recorded times are in the window."""
+
+
+class _Kind(NamedTuple):
+    """What is a straight line: `transform(excess)` against `clock(t)`."""
+
+    transform: Callable[[np.ndarray], np.ndarray]
+    slope: Callable[[np.ndarray], np.ndarray]  # the transform's derivative
+    clock: Callable[[np.ndarray], np.ndarray]
+
+
+_KINDS = {
+    "exponential": _Kind(np.log, lambda e: 1 / e, lambda t: t),
+    "sqrt": _Kind(np.sqrt, lambda e: 0.5 / np.sqrt(e), lambda t: t),
+    "power": _Kind(np.log, lambda e: 1 / e, np.log),
+}
+
+
+class _Curves(NamedTuple):
+    """A mean over time: of all seeds `(n,)`, its standard error, and without each group of seeds `(groups, n)`."""
+
+    ts: np.ndarray
+    mean: np.ndarray
+    stderr: np.ndarray
+    without: np.ndarray | None
+
+
+class _Floor(NamedTuple):
+    """A number plus a linear function of the curve: the average of its tail."""
+
+    fixed: float
+    tail: np.ndarray
+
+    def of(self, mean: np.ndarray) -> np.ndarray:
+        return self.fixed + mean @ self.tail
 
 
 def convergence_rate(
     statistics: MomentStatistics | JackknifeStatistics | SampleStatistics,
     *,
-    kind: str = "exponential",
     floor: float | None = None,
     window: tuple[float, float] | None = None,
+    kind: str = "exponential",
+    level: float = 0.95,
 ) -> ConvergenceRate:
-    """The rate at which the mean of a recorded scalar falls to its floor.
+    """The rate at which the mean $m_t$ of an observable falls to its floor $m_\\infty$, with a confidence interval.
 
-    A weighted least-squares fit of the mean above its floor, each time weighted by its standard error:
+    The rate is minus the slope of a straight line, fitted by weighted least squares:
 
-    - `"exponential"`: $\\bar y_t - f = C e^{-rt}$, the rate per unit of time.
-    - `"power"`: $\\bar y_t - f = C t^{-r}$, the exponent.
-    - `"root"`: $\\sqrt{\\bar y_t - f} = C - rt$, the law of SignSGD's loss in Phase 1 (Lemma 3.5).
+    - `"exponential"`: $\\log(m_t - m_\\infty)$ against $t$, as under the bounds $S_0 e^{-2 \\mu \\Delta t}$ of Phases 2
+      and 3 (Compagnoni et al., 2025, Lemma 3.5);
+    - `"sqrt"`: $\\sqrt{m_t - m_\\infty}$ against $t$, as in Phase 1, where the loss is a square that reaches zero;
+    - `"power"`: $\\log(m_t - m_\\infty)$ against $\\log t$: $m_t - m_\\infty \\propto t^{-p}$.
 
-    The standard error comes from a jackknife over groups of seeds where the statistics allow it: those of
-    `Jackknife(Moments())`, and of `Samples()`. Those of `Moments()` do not say how errors at different times go
-    together; the standard error is then the largest that any such correlation can give, $\\sum |w_i| s_i$.
+    With `Jackknife` statistics the standard error is the jackknife over groups of seeds, and with `Samples` as well, of
+    up to 40 groups: floor and slope without each group, the window kept. Plain `Moments` know nothing of the
+    correlation between times; their standard error is the bound $\\sum_i |\\partial \\text{rate} / \\partial m_i|
+    \\, \\mathrm{se}_i$, valid for any, and several times too large for most.
 
     **Arguments:**
 
-    - `statistics`: `ensemble[name]` of a scalar observable, such as `ensemble["loss"]`.
-    - `kind`: the law that is fitted.
-    - `floor`: $f$; by default the mean over the last quarter of the run, for `"power"` 0.
-    - `window`: from which time to which; by default from where the mean above the floor has fallen to 80 % of its start
-      to where it has fallen to 10 %, or to three standard errors if that is earlier.
+    - `statistics`: of a scalar observable, such as `ensemble["loss"]`.
+    - `floor`: $m_\\infty$; by default, for `"exponential"` the average after the burn-in of the run's second half
+      ([`burn_in`][]), else 0.
+    - `window`: first and last time of the fit; by default from where the excess $m_t - m_\\infty$ first falls below 80 %
+      of its start to where it first falls below 10 % of it, or below five standard errors. For `"power"`, whose slope
+      is one of late times, from a tenth of the last time on, while the excess is above five standard errors.
+    - `kind`: `"exponential"`, `"sqrt"` or `"power"`.
+    - `level`: of the confidence interval: Student's with one degree of freedom less than groups, or a normal one.
 
-    **Returns:** a [`ConvergenceRate`][].
+    **Returns:** a [`ConvergenceRate`][]: `.rate`, `.stderr`, `.interval`, `.floor`, `.window`.
 
-    **Raises:** `ValueError` where there is nothing to fit: the observable is not a scalar, does not fall, or has fewer
-    than three times in the window; `TypeError` for other statistics.
+    **Raises:** `TypeError` for other statistics; `ValueError` for an observable that is not a scalar, a curve that has
+    not settled where its floor is wanted, a window of fewer than three records, or a mean not above the floor there.
 
     >>> import jaxsde as js
-    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(0.01))
-    >>> run = js.simulate(js.SGD(0.1).chain(problem), jnp.ones(1), steps=80, every=1, seeds=50, key=jax.random.key(0))
+    >>> run = js.simulate(
+    ...     js.SGD(0.1).chain(js.Problem(js.Quadratic([1.0]), js.Gaussian(0.01))), jnp.ones(1),
+    ...     steps=100, seeds=100, key=jax.random.key(0), every=1, observe={"loss": lambda x: 0.5 * x[0] ** 2},
+    ... )
     >>> round(convergence_rate(run["loss"]).rate, 2)  # -2 log(1 - 0.1) / 0.1
     2.11
     """
-    transform, clock, _ = _LAWS[_checks.choice("kind", kind, tuple(_LAWS))]
-    ts, total, stderr, parts = _curves(statistics)
-    rest = _floor(total, kind) if floor is None else float(floor)
-    begin, end = _window(ts, total - rest, stderr, kind) if window is None else window
-    inside = (ts >= begin) & (ts <= end) & (total - rest > 0) & ((ts > 0) | (kind != "power"))
-    if np.sum(inside) < 3:
-        raise ValueError(
-            f"a rate needs the mean above its floor {rest:.4g} at three recorded times or more, got {np.sum(inside)} between "
-            f"{begin:.4g} and {end:.4g}: record more often (every=), or choose floor= and window="
-        )
-    x, excess = clock(ts[inside]), total[inside] - rest
-    # By the delta method, from the error of the mean to that of its transform.
-    slope_of = np.abs(1 / excess if kind != "root" else 0.5 / np.sqrt(excess))
-    errors = np.maximum(stderr[inside], 1e-7 * np.abs(total[inside]))
-    weight = 1 / (slope_of * errors) ** 2
-    weight = weight / weight.sum()
-    centred = x - np.sum(weight * x)
-    coefficients = weight * centred / np.sum(weight * centred**2)
-    rate = float(np.sum(coefficients * transform(excess)))
-    if parts is None:
-        error = float(np.sum(np.abs(coefficients) * slope_of * stderr[inside]))
+    form = _KINDS[_checks.choice("kind", kind, tuple(_KINDS))]
+    _checks.number("level", level, low=0, high=1)
+    curves = _curves(statistics)
+    base = _floor(curves, floor, kind)
+    inside = _window(curves, base, window, kind)
+
+    def excess(mean: np.ndarray) -> np.ndarray:
+        above = (mean - base.of(mean)[..., None])[..., inside]
+        if not np.all(above > 0):
+            raise ValueError(
+                f"the mean must stay above its floor {base.of(curves.mean):.4g} in the window: give window or floor"
+            )
+        return above
+
+    line = _line(form, curves, excess(curves.mean), inside)
+    rate = float(form.transform(excess(curves.mean)) @ line)
+    if curves.without is None:
+        gradient = np.zeros_like(curves.ts)
+        gradient[inside] = line * form.slope(excess(curves.mean))
+        gradient -= np.sum(gradient) * base.tail
+        stderr, quantile = float(np.abs(gradient) @ curves.stderr), scipy.stats.norm.ppf(0.5 + level / 2)
     else:
-        floors = [_floor(p, kind) if floor is None else rest for p in parts]
-        with np.errstate(invalid="ignore"):
-            rates = np.array([np.sum(coefficients * transform(p[inside] - f)) for p, f in zip(parts, floors, strict=True)])
-        groups = len(rates)
-        error = float(np.sqrt((groups - 1) / groups * np.sum((rates - rates.mean()) ** 2)))
-    interval = rate - _QUANTILE * error, rate + _QUANTILE * error
-    return ConvergenceRate(rate, error, interval, rest, (float(ts[inside][0]), float(ts[inside][-1])))
+        groups = curves.without.shape[0]
+        parts = form.transform(excess(curves.without)) @ line
+        stderr, quantile = float(np.sqrt(groups - 1) * np.std(parts)), scipy.stats.t.ppf(0.5 + level / 2, groups - 1)
+    reach, ts = float(quantile) * stderr, curves.ts[inside]
+    interval, ends = (rate - reach, rate + reach), (float(ts[0]), float(ts[-1]))
+    return ConvergenceRate(rate, stderr, interval, float(base.of(curves.mean)), ends, ts.size)
 
 
-def phase_rates(statistics: Any, boundaries: Sequence[float], *, floor: float | None = None) -> list[ConvergenceRate | None]:
-    """The exponential rate in each of the phases that `boundaries`, values of the mean in falling order, cut a run into.
+def phase_rates(
+    statistics: MomentStatistics | JackknifeStatistics | SampleStatistics,
+    *,
+    edges: Sequence[float],
+    kinds: Sequence[str],
+    floor: float | None = None,
+    level: float = 0.95,
+) -> tuple[ConvergenceRate, ...]:
+    """The rate in each of the phases through which a mean falls, one after the other.
 
-    **Arguments:** `statistics`, `floor`: as in [`convergence_rate`][]; `boundaries`: such as the losses at which
-    SignSGD's phases end.
+    Where phases end at known times, [`convergence_rate`][] takes each as its `window`.
 
-    **Returns:** one rate per phase, `len(boundaries) + 1` of them; None where a phase has fewer than three records.
+    **Arguments:**
 
-    **Raises:** as [`convergence_rate`][].
+    - `statistics`: of a scalar observable, such as `ensemble["loss"]`.
+    - `edges`: the values between which the phases lie, falling, one more than there are phases. Phase `i` goes from the
+      first record at or below `edges[i]` to the last before one below `edges[i + 1]`.
+    - `kinds`: what decays how, one per phase; for SignSGD `("sqrt", "exponential", "exponential")` (Compagnoni et al.,
+      2025, Lemma 3.5).
+    - `floor`, `level`: as in [`convergence_rate`][], for every phase.
+
+    **Returns:** a [`ConvergenceRate`][] per phase.
+
+    **Raises:** as [`convergence_rate`][]; `ValueError` for edges that do not fall or do not fit `kinds`.
 
     >>> import jaxsde as js
-    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(0.1))
-    >>> run = dict(steps=60, every=1, seeds=50, key=jax.random.key(0))
-    >>> rates = phase_rates(js.simulate(js.SGD(0.1).chain(problem), jnp.ones(1), **run)["loss"], [0.1])
-    >>> len(rates)
-    2
+    >>> run = js.simulate(
+    ...     js.SignSGD(0.01).chain(js.Problem(js.Quadratic([2.0]), js.Gaussian(0.01))), jnp.ones(1),
+    ...     steps=90, seeds=10, key=jax.random.key(0), every=1, observe={"loss": lambda x: x[0] ** 2},
+    ... )
+    >>> (phase,) = phase_rates(run["loss"], edges=(1.0, 0.1), kinds=("sqrt",))
+    >>> round(phase.rate, 3)  # sqrt(mu / 2)
+    1.0
     """
-    if any(a <= b for a, b in zip(boundaries, boundaries[1:], strict=False)):
-        raise ValueError(f"boundaries must fall, got {list(boundaries)}")
-    ts, total, stderr, _ = _curves(statistics)
-    rest = _floor(total, "exponential") if floor is None else float(floor)
-    edges = [np.inf, *boundaries, -np.inf]
-    last = _window(ts, total - rest, stderr, "exponential")[1]
-    rates: list[ConvergenceRate | None] = []
-    for high, low in zip(edges, edges[1:], strict=False):
-        inside = (total <= high) & (total > low) & (ts <= last)
-        if np.sum(inside) < 3:
-            rates.append(None)
-            continue
-        window = float(ts[inside][0]), float(ts[inside][-1])
-        rates.append(convergence_rate(statistics, floor=rest, window=window))
-    return rates
+    edges, kinds = [float(e) for e in edges], tuple(kinds)
+    if len(edges) != len(kinds) + 1 or not kinds:
+        raise ValueError(f"edges must be one more than kinds, got {len(edges)} and {len(kinds)}")
+    if not all(a > b for a, b in itertools.pairwise(edges)):
+        raise ValueError(f"edges must fall from phase to phase, got {edges}")
+    curves = _curves(statistics)
+    phases = []
+    for (high, low), kind in zip(itertools.pairwise(edges), kinds, strict=True):
+        entered, left = np.flatnonzero(curves.mean <= high), np.flatnonzero(curves.mean < low)
+        last = left[0] - 1 if left.size else curves.ts.size - 1
+        if not entered.size or last - entered[0] < 2:
+            raise ValueError(f"fewer than 3 recorded times have a mean between {high:g} and {low:g}: record more often")
+        span = (float(curves.ts[entered[0]]), float(curves.ts[last]))
+        phases.append(convergence_rate(statistics, floor=floor, window=span, kind=kind, level=level))
+    return tuple(phases)
 
 
-def _curves(statistics: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray] | None]:
-    """Times, mean, its standard error, and the means without each group of seeds where there are groups."""
-    if isinstance(statistics, SampleStatistics):
-        values = np.asarray(statistics.values, float)
-        _check_scalar(values[:, 0])
-        groups = min(_GROUPS, values.shape[1])
-        parts = [np.delete(values, np.s_[g::groups], axis=1).mean(axis=1) for g in range(groups)]
-        error = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
-        return np.asarray(statistics.ts, float), values.mean(axis=1), error, parts
-    if not isinstance(statistics, (MomentStatistics, JackknifeStatistics)):
-        raise TypeError(f"statistics must be those of an observable, such as ensemble['loss'], got {statistics!r}")
-    total = statistics.total if isinstance(statistics, JackknifeStatistics) else statistics
-    mean, stderr = np.asarray(total.mean, float), np.asarray(total.stderr, float)
-    _check_scalar(mean)
-    parts = None
-    if isinstance(statistics, JackknifeStatistics):
-        parts = [np.asarray(p.mean, float) for p in statistics.without]
-    return np.asarray(total.ts, float), mean, stderr, parts
+def _floor(curves: _Curves, floor: float | None, kind: str) -> _Floor:
+    tail = np.zeros_like(curves.ts)
+    if floor is not None or kind != "exponential":
+        return _Floor(0.0 if floor is None else float(floor), tail)
+    half = curves.ts.size // 2
+    start, settled = burn_in(curves.mean[half:], curves.stderr[half:])
+    if not settled:
+        raise ValueError("the curve has not settled, so its floor is unknown: simulate more steps, or give floor")
+    tail[half + start :] = 1 / tail[half + start :].size
+    return _Floor(0.0, tail)
 
 
-def _check_scalar(mean: np.ndarray) -> None:
-    if mean.ndim != 1:
-        raise ValueError(f"a rate is that of a scalar observable, this one has shape {mean.shape[1:]}")
-
-
-def _floor(mean: np.ndarray, kind: str) -> float:
-    return 0.0 if kind == "power" else float(mean[len(mean) - 1 - (len(mean) - 1) // 4 :].mean())
-
-
-def _window(ts: np.ndarray, excess: np.ndarray, stderr: np.ndarray, kind: str) -> tuple[float, float]:
+def _window(curves: _Curves, base: _Floor, window: tuple[float, float] | None, kind: str) -> np.ndarray:
+    """Which records the line is fitted to."""
+    ts, excess = curves.ts, curves.mean - base.of(curves.mean)
+    if window is not None:
+        # Recorded times may be float32.
+        slack = 1e-6 * ts[-1]
+        inside = (ts >= window[0] - slack) & (ts <= window[1] + slack)
+    else:
+        late = kind == "power"
+        clear = _CLEAR * np.hypot(curves.stderr, curves.stderr @ base.tail)
+        begun = ts >= _LATE * ts[-1] if late else excess < _BEGIN * excess[0]
+        ended = excess < (clear if late else np.maximum(_END * excess[0], clear))
+        begun = np.logical_or.accumulate(begun)
+        inside = begun & ~np.logical_or.accumulate(begun & ended)
     if kind == "power":
-        return float(ts[len(ts) // 2]), float(ts[-1])
-    if not np.isfinite(excess[0]) or excess[0] <= 0:
-        raise ValueError(f"the mean does not fall: it starts {excess[0]:.4g} above its floor")
-    fallen = np.flatnonzero(excess < _HIGH * excess[0])
-    done = np.flatnonzero(excess < np.maximum(_LOW * excess[0], _SEEN * stderr))
-    begin = int(fallen[0]) if fallen.size else 0
-    end = int(done[done > begin][0]) - 1 if np.any(done > begin) else len(ts) - 1
-    return float(ts[begin]), float(ts[max(end, begin)])
+        inside &= ts > 0
+    records = np.count_nonzero(inside)
+    if records < 3:
+        which = "the default window" if window is None else f"window {window}"
+        raise ValueError(f"{which} holds {records} recorded times, a line takes 3: record more often, or give another window")
+    return inside
+
+
+def _line(form: _Kind, curves: _Curves, excess: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Weights whose product with the transformed excess is minus its slope by weighted least squares."""
+    x, stderr = form.clock(curves.ts[inside]), curves.stderr[inside]
+    # Near a start common to all seeds there is almost no noise; no record may outweigh all others for that.
+    noise = np.maximum(stderr, np.sqrt(np.mean(stderr**2)))
+    noise = noise if np.all(noise > 0) else np.ones_like(noise)
+    weight = 1 / (noise * form.slope(excess)) ** 2
+    offset = x - np.sum(weight * x) / np.sum(weight)
+    return -weight * offset / np.sum(weight * offset**2)
+
+
+def _curves(statistics: Any) -> _Curves:
+    if isinstance(statistics, JackknifeStatistics):
+        total = _curves(statistics.total)
+        curves = total._replace(without=np.stack([_scalar(part.mean, 1) for part in statistics.without]))
+    elif isinstance(statistics, MomentStatistics):
+        curves = _Curves(np.asarray(statistics.ts, float), _scalar(statistics.mean, 1), _scalar(statistics.stderr, 1), None)
+    elif isinstance(statistics, SampleStatistics):
+        curves = _grouped(np.asarray(statistics.ts, float), _scalar(statistics.values, 2))
+    else:
+        raise TypeError(f"statistics must be an observable's of an ensemble, such as ensemble['loss'], got {statistics!r}")
+    unknown = np.count_nonzero(~np.isfinite(curves.mean + curves.stderr))
+    if unknown:
+        raise ValueError(f"statistics must be of two finite seeds at least at each time, got fewer at {unknown} times")
+    return curves
+
+
+def _scalar(leaves: Any, ndim: int) -> np.ndarray:
+    arrays = jax.tree.leaves(leaves)
+    if len(arrays) != 1 or arrays[0].ndim != ndim:
+        shapes = [a.shape[ndim:] for a in arrays]
+        raise ValueError(f"statistics must be of a scalar observable, got one whose values have shape {shapes}")
+    return np.asarray(arrays[0], float)
+
+
+def _grouped(ts: np.ndarray, values: np.ndarray) -> _Curves:
+    """The curves of the finite values, with every `groups`-th seed in the same group."""
+    groups = min(_GROUPS, values.shape[1])
+    finite = np.isfinite(values)
+    kept = np.where(finite, values, 0)
+    sums, counts = (np.stack([a[:, g::groups].sum(axis=1) for g in range(groups)]) for a in (kept, finite))
+    total, count = np.sum(sums, axis=0), np.sum(counts, axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = total / count
+        variance = np.sum(np.where(finite, kept - mean[:, None], 0) ** 2, axis=1) / (count - 1)
+        return _Curves(ts, mean, np.sqrt(variance / count), (total - sums) / (count - counts))

@@ -138,7 +138,16 @@ def _length(companion: Accompanied | None, process: Any, x0: Any, key: Any, subs
 
 
 def _estimate(
-    process: Any, companion: Any, x0: Any, key: Any, seeds: int, steps: int, substeps: int, groups: int, kept: int, progress: bool
+    process: Any,
+    companion: Any,
+    x0: Any,
+    key: Any,
+    seeds: int,
+    steps: int,
+    substeps: int,
+    groups: int,
+    kept: int,
+    progress: bool,
 ) -> Stationary:
     every = max(1, steps // _RECORDS)
     common: dict[str, Any] = dict(steps=steps, every=every, key=key, substeps=substeps, progress=progress)

@@ -119,7 +119,7 @@ def weak_error(
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
     >>> run = dict(T=1.0, learning_rates=(0.2, 0.1, 0.05), seeds=100, key=jax.random.key(0))
-    >>> 0.8 < weak_error(js.SGD(0.1), problem, jnp.ones(1), **run)["loss"].order.slope < 1.2
+    >>> 0.8 < weak_error(js.SGD(0.1), problem, jnp.full(1, 2.0), **run)["loss"].order.slope < 1.2
     True
     """
     if not isinstance(opt, AbstractOptimizer):
@@ -166,7 +166,9 @@ def at_rate(opt: AbstractOptimizer, rate: float) -> AbstractOptimizer:
         if hasattr(opt, name):
             beta = 1 - (1 - getattr(opt, name)) * (rate / opt.rate)
             if float(beta) < 0:
-                raise ValueError(f"at the learning rate {rate:g}, keeping the time scale of {name} takes {name} = {beta:.4g} < 0")
+                raise ValueError(
+                    f"at the learning rate {rate:g}, keeping the time scale of {name} takes {name} = {beta:.4g} < 0"
+                )
             changes[name] = beta
     return eqx.tree_at(lambda o: [getattr(o, name) for name in changes], opt, list(changes.values()))
 

@@ -1,6 +1,5 @@
 """Adam and AdamW: the Optax transforms and the SDEs."""
 
-import operator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,9 +20,24 @@ from ._base import (
     as_reference_rate,
     check_covariance,
     check_rates,
+    gradient_innovation,
     gradient_statistics,
+    itself,
+    position,
     second_moment,
 )
+from ._second_order import (
+    SquareNoise,
+    both_noises,
+    check_constant_rate,
+    check_square_noise,
+    corrected,
+    lifted,
+    square_innovation,
+    square_noise,
+)
+
+_MODELS = ("compagnoni", "compagnoni-drift", "compagnoni-full", "malladi", "second-order", "ode")
 
 
 class AdamState(NamedTuple):
@@ -149,13 +163,26 @@ class AdamW(AbstractOptimizer):
 
         **Arguments:**
 
-        - `model`: `"compagnoni"` is the above (Compagnoni et al., 2025); `"compagnoni-drift"` is the form quoted, with
-          that mean in the drift alone; `"malladi"` drops $\\nabla f(X)^2$ from $dV$ and all terms with $\\eta \\rho_1$
-          from $dX$ (Malladi et al., 2022, written in the clock $t = k \\eta$); `"ode"` is the drift of the first alone.
+        - `model`: `"compagnoni"` is the above (Compagnoni et al., 2025); `"compagnoni-drift"` is the form quoted, with that
+          mean in the drift alone; `"malladi"` drops $\\nabla f(X)^2$ from $dV$ and all terms with $\\eta \\rho_1$ from $dX$
+          (Malladi et al., 2022, written in the clock $t = k \\eta$); `"ode"` is the drift of the first alone;
+          `"compagnoni-full"` keeps the noise of V that the first drops, $\\sqrt\\eta \\rho_2 (2 \\nabla f \\Sigma^{1/2} dW
+          + \\sqrt 2\\,\\Sigma\\,dW')$ for Gaussian noise with independent coordinates: of order 1 as well, but nearer to
+          the optimizer while the loss still falls; `"second-order"` is of weak order 2 as $\\eta \\to 0$ at constant
+          $\\rho_1, \\rho_2$ and away from $t = 0$: its drift is corrected by terms of order $\\eta$, so that the look-ahead
+          has the factor 1/2, bias corrections are the optimizer's own, $1 - \\beta_i^{t/\\eta}$, and V has that noise too
+          (after Callisti, Romito and Triggiano, 2025). For a constant learning rate. The noise of the last two is a pair of
+          Brownian motions, W and W'.
         - `start_steps`: how many true optimizer steps come first, at least 1: the bias correction is singular at
           $t = 0$. After them the optimizer and the SDE have the same law.
 
-        **Raises:** `ValueError` for another model, or noise without a covariance.
+        With $b_0$ the drift of `"ode"` at $\\eta \\rho_1 = 0$ and with those bias corrections, the drift of second order is
+        $b_0 + \\frac\\eta2 (\\partial_t + b_0^M \\cdot \\nabla_M + b_0^V \\cdot \\nabla_V - b_0^X \\cdot \\nabla_X)\\,b_0$ in $X$,
+        as the step divides averages that have moved already, and $b_0 - \\frac\\eta2 (b_0 \\cdot \\nabla)\\,b_0$ in $M$ and $V$.
+        No noise enters $X$ at that order. With $v_k$ and $t_k$ in the step instead, $\\nabla_V$ and $\\partial_t$ would change sign.
+
+        **Raises:** `ValueError` for another model or noise without a covariance; for the last two models where the noise is
+        not Gaussian with independent coordinates; and for a schedule with `"second-order"`.
         """
         return _sde(self, self.weight_decay, problem, model, start_steps)
 
@@ -168,17 +195,25 @@ def _check(optimizer: Adam | AdamW) -> None:
 
 
 def _sde(optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, model: str, start_steps: int) -> SDE:
-    _checks.choice("model", model, ("compagnoni", "compagnoni-drift", "malladi", "ode"))
+    _checks.choice("model", model, _MODELS)
     check_covariance(problem, type(optimizer).__name__)
-    return SDE(
-        statistics=eqx.Partial(gradient_statistics, problem),
-        coefficients=eqx.Partial(_coefficients, optimizer, weight_decay, model),
-        position=operator.attrgetter("x"),
+    common: dict[str, Any] = dict(
+        position=position,
         from_chain=_from_chain,
         chain=optimizer.chain(problem),
         start_steps=_checks.count("start_steps", start_steps),
-        leading=second_moment,
     )
+    coefficients = eqx.Partial(_coefficients, optimizer, weight_decay, model)
+    statistics = eqx.Partial(gradient_statistics, problem)
+    if model not in ("compagnoni-full", "second-order"):
+        innovation = gradient_innovation(problem)
+        return SDE(statistics, coefficients, leading=second_moment, innovation=innovation, **common)
+    check_square_noise(problem, model)
+    common |= dict(noise_like=both_noises, innovation=square_innovation(problem))
+    if model == "compagnoni-full":
+        return SDE(statistics, coefficients, leading=second_moment, **common)
+    check_constant_rate(optimizer)
+    return SDE(itself, eqx.Partial(_second_order, optimizer, weight_decay, problem), **common)
 
 
 def _coefficients(
@@ -189,7 +224,11 @@ def _coefficients(
     gamma1, root_gamma2 = -jnp.expm1(-rho1 * t), jnp.sqrt(-jnp.expm1(-rho2 * t))
     # The optimizer divides the mean it has just updated: m moved by a share of the way to the stochastic gradient.
     ahead = 0.0 if model == "malladi" else 1 - optimizer.b1
-    gain = jax.tree.map(lambda v: rate * root_gamma2 / gamma1 / (jnp.sqrt(v) + optimizer.eps * root_gamma2), y.v)
+    full = model == "compagnoni-full"
+    # Without bias correction V is the share gamma2 of what it estimates.
+    least = jax.tree.map(lambda s: root_gamma2 * root_gamma2 * s, statistics.variance)
+    above = lifted(y.v, least) if full else y.v
+    gain = jax.tree.map(lambda v: rate * root_gamma2 / gamma1 / (jnp.sqrt(v) + optimizer.eps * root_gamma2), above)
 
     def dx(x: Array, m: Array, g: Array, k: Array) -> Array:
         return -k * (m + ahead * (g - m)) - rate * weight_decay * x
@@ -204,8 +243,56 @@ def _coefficients(
     )
     if model == "ode":
         return drift, None
-    into_x = jax.tree.map(lambda k: ahead * k, gain) if model == "compagnoni" else None
-    return drift, eqx.Partial(_diffusion, jnp.sqrt(eta), rho1, into_x, statistics.root)
+    into_x = jax.tree.map(lambda k: ahead * k, gain) if model in ("compagnoni", "compagnoni-full") else None
+    into_x_and_m = eqx.Partial(_diffusion, jnp.sqrt(eta), rho1, into_x, statistics.root)
+    if not full:
+        return drift, into_x_and_m
+    std = jax.tree.map(jnp.sqrt, statistics.variance)
+    into_v = eqx.Partial(square_noise, eta, rho2, statistics.gradient, std)
+    return drift, lambda dw: into_x_and_m(dw.gradient)._replace(v=into_v(dw))
+
+
+def _second_order(
+    optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, t: Array, y: AdamState, x: PyTree
+) -> tuple[AdamState, Any]:
+    eta = optimizer.rate
+    rho1, rho2 = (1 - optimizer.b1) / eta, (1 - optimizer.b2) / eta
+    variance = problem.noise.variance(x)
+    gamma2 = _debias(optimizer.b2, t / eta)
+    y = y._replace(v=lifted(y.v, jax.tree.map(lambda s: gamma2 * s, variance)))
+
+    def first_order(t: Array, y: AdamState) -> AdamState:
+        # The optimizer's own bias corrections: exp(-rho t) for beta^(t / eta) would be an error of order eta.
+        gamma1, gamma2 = (_debias(b, t / eta) for b in (optimizer.b1, optimizer.b2))
+        gradient, root = problem.gradient(y.x), jnp.sqrt(gamma2)
+
+        def dx(x: Array, m: Array, v: Array) -> Array:
+            return -root / gamma1 * m / (jnp.sqrt(v) + optimizer.eps * root) - weight_decay * x
+
+        return AdamState(
+            jax.tree.map(dx, y.x, y.m, y.v),
+            jax.tree.map(lambda m, g: rho1 * (g - m), y.m, gradient),
+            jax.tree.map(lambda v, g, s: rho2 * (g * g + s - v), y.v, gradient, variance),
+        )
+
+    def of_fresh_averages(drift: AdamState, along: Any) -> AdamState:
+        # The step divides averages that have moved already: the change of dx along m, v and t, at the same x.
+        still = jax.tree.map(jnp.zeros_like, drift)
+        return still._replace(x=along(drift._replace(x=still.x)).x)
+
+    drift = corrected(eta, first_order, of_fresh_averages, jnp.asarray(t, eta.dtype), y)
+    gradient, std = problem.gradient(x), jax.tree.map(jnp.sqrt, variance)
+
+    def diffusion(dw: SquareNoise) -> AdamState:
+        dm = jax.tree.map(lambda s, z: jnp.sqrt(eta) * rho1 * s * z, std, dw.gradient)
+        return AdamState(jax.tree.map(jnp.zeros_like, dm), dm, square_noise(eta, rho2, gradient, std, dw))
+
+    return drift, diffusion
+
+
+def _debias(b: Array, steps: Array) -> Array:
+    """1 - b^steps, by which the optimizer divides an average."""
+    return -jnp.expm1(steps * jnp.log(jnp.maximum(b, jnp.finfo(b.dtype).tiny)))  # b = 0 too has a derivative
 
 
 def _diffusion(root_eta: Array, rho1: Array, into_x: PyTree, root: Any, dw: PyTree) -> AdamState:

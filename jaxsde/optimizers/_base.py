@@ -84,13 +84,18 @@ def check_covariance(problem: Problem, name: str) -> None:
     if not problem.noise.has_variance:
         raise ValueError(
             f"{name}'s SDE needs the covariance of the gradient noise, which is infinite here (Student-t noise has one "
-            f"for df > 2 only). {name}'s chain runs all the same; SignSGD has an SDE for any df"
+            f"for df > 2, alpha-stable noise for alpha = 2). {name}'s chain runs all the same; SignSGD has an SDE for any noise"
         )
 
 
 def itself(y: Any) -> Any:
     """The position where the state is the parameters."""
     return y
+
+
+def position(y: Any) -> Any:
+    """The position where it is a part of the state."""
+    return y.x
 
 
 def parameters(state: ChainState) -> Any:

@@ -1,6 +1,5 @@
 """RMSprop and RMSpropW: the Optax transforms and the SDEs."""
 
-import operator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,8 +20,21 @@ from ._base import (
     as_reference_rate,
     check_covariance,
     check_rates,
+    gradient_innovation,
     gradient_statistics,
+    itself,
+    position,
     second_moment,
+)
+from ._second_order import (
+    SquareNoise,
+    both_noises,
+    check_constant_rate,
+    check_square_noise,
+    corrected,
+    lifted,
+    square_innovation,
+    square_noise,
 )
 
 
@@ -147,11 +159,24 @@ class RMSpropW(AbstractOptimizer):
         **Arguments:**
 
         - `model`: `"compagnoni"` is the above (Compagnoni et al., 2025); `"malladi"` drops $\\nabla f(X)^2$ from $dV$
-          (Malladi et al., 2022, written in the clock $t = k \\eta$); `"ode"` is the drift of the first alone.
+          (Malladi et al., 2022, written in the clock $t = k \\eta$); `"ode"` is the drift of the first alone;
+          `"compagnoni-full"` keeps the noise of V that the first drops, $\\sqrt\\eta \\rho (2 \\nabla f \\Sigma^{1/2} dW +
+          \\sqrt 2\\,\\Sigma\\,dW')$ for Gaussian noise with independent coordinates: of order 1 as well, but nearer to the
+          optimizer while the loss still falls; `"second-order"` is of weak order 2 as $\\eta \\to 0$ at constant $\\rho$:
+          its drift is corrected by terms of order $\\eta$, for the flow within a step and for the denominator that has seen
+          the gradient it divides, and V has that noise too (after Callisti, Romito and Triggiano, 2025). For a constant
+          learning rate; best with `initial_scale` > 0 and `start_steps=0`. The noise of the last two is a pair of Brownian
+          motions, W and W'.
         - `start_steps`: how many true optimizer steps come first; after them the optimizer and the SDE have the same
           law. With $v_0 = 0$ the SDE is singular at $t = 0$.
 
-        **Raises:** `ValueError` for another model, or noise without a covariance.
+        With $b_0$ the drift of `"ode"` and $g = \\nabla f(X)$, the drift of second order is
+        $b_0 - \\frac\\eta2 (b_0 \\cdot \\nabla)\\,b_0$, and in $X$ also
+        $\\eta \\rho\\,(g^3 + 3 g\\,\\mathrm{diag}\\,\\Sigma - g V) / (2 \\sqrt V P^2)$: the gradient divides by a root that has seen
+        it. With $v_k$ in the denominator instead, that term would be absent.
+
+        **Raises:** `ValueError` for another model or noise without a covariance; for the last two models where the noise is
+        not Gaussian with independent coordinates; and for a schedule with `"second-order"`.
         """
         return _sde(self, self.weight_decay, problem, model, start_steps)
 
@@ -170,17 +195,25 @@ def _scale(optimizer: RMSprop | RMSpropW) -> optax.GradientTransformation:
 
 
 def _sde(optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, model: str, start_steps: int) -> SDE:
-    _checks.choice("model", model, ("compagnoni", "malladi", "ode"))
+    _checks.choice("model", model, ("compagnoni", "compagnoni-full", "malladi", "second-order", "ode"))
     check_covariance(problem, type(optimizer).__name__)
-    return SDE(
-        statistics=eqx.Partial(gradient_statistics, problem),
-        coefficients=eqx.Partial(_coefficients, optimizer, weight_decay, model),
-        position=operator.attrgetter("x"),
+    common: dict[str, Any] = dict(
+        position=position,
         from_chain=_from_chain,
         chain=optimizer.chain(problem),
         start_steps=_checks.count("start_steps", start_steps, least=0),
-        leading=second_moment,
     )
+    coefficients = eqx.Partial(_coefficients, optimizer, weight_decay, model)
+    statistics = eqx.Partial(gradient_statistics, problem)
+    if model not in ("compagnoni-full", "second-order"):
+        innovation = gradient_innovation(problem)
+        return SDE(statistics, coefficients, leading=second_moment, innovation=innovation, **common)
+    check_square_noise(problem, model)
+    common |= dict(noise_like=both_noises, innovation=square_innovation(problem))
+    if model == "compagnoni-full":
+        return SDE(statistics, coefficients, leading=second_moment, **common)
+    check_constant_rate(optimizer)
+    return SDE(itself, eqx.Partial(_second_order, optimizer, weight_decay, problem), **common)
 
 
 def _coefficients(
@@ -188,7 +221,9 @@ def _coefficients(
 ) -> tuple[RMSpropState, Any]:
     rate, eta = optimizer.relative_rate(t), optimizer.rate
     rho = (1 - optimizer.decay) / eta
-    denominator = jax.tree.map(lambda v: jnp.sqrt(v) + optimizer.eps, y.v)
+    full = model == "compagnoni-full"
+    above = lifted(y.v, statistics.variance) if full else y.v
+    denominator = jax.tree.map(lambda v: jnp.sqrt(v) + optimizer.eps, above)
 
     def dx(x: Array, g: Array, p: Array) -> Array:
         return -rate * (g / p + weight_decay * x)
@@ -202,12 +237,47 @@ def _coefficients(
     )
     if model == "ode":
         return drift, None
-    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(eta), denominator, statistics.root)
+    into_x = eqx.Partial(_diffusion, rate * jnp.sqrt(eta), denominator, statistics.root)
+    if not full:
+        return drift, into_x
+    std = jax.tree.map(jnp.sqrt, statistics.variance)
+    into_v = eqx.Partial(square_noise, eta, rho, statistics.gradient, std)
+    return drift, lambda dw: into_x(dw.gradient)._replace(v=into_v(dw))
 
 
 def _diffusion(scale: Array, denominator: PyTree, root: Any, dw: PyTree) -> RMSpropState:
     dx = jax.tree.map(lambda z, p: -scale * z / p, root(dw), denominator)
     return RMSpropState(dx, jax.tree.map(jnp.zeros_like, dx))
+
+
+def _second_order(
+    optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, t: Array, y: RMSpropState, x: PyTree
+) -> tuple[RMSpropState, Any]:
+    eta = optimizer.rate
+    rho = (1 - optimizer.decay) / eta
+    y = y._replace(v=lifted(y.v, problem.noise.variance(x)))
+
+    def first_order(t: Array, y: RMSpropState) -> RMSpropState:
+        return _coefficients(optimizer, weight_decay, "ode", t, y, gradient_statistics(problem, y.x))[0]
+
+    gradient, variance = problem.gradient(x), problem.noise.variance(x)
+    denominator = jax.tree.map(lambda v: jnp.sqrt(v) + optimizer.eps, y.v)
+
+    def of_fresh_denominator(drift: RMSpropState, along: Any) -> RMSpropState:
+        # The mean of g (1 / (sqrt v' + eps) - 1 / (sqrt v + eps)) with v' = v + eta rho (g^2 - v): third moments of g.
+        def one(g: Array, s: Array, v: Array, p: Array) -> Array:
+            return rho * (g**3 + 3 * g * s - v * g) / (2 * jnp.sqrt(v) * p * p)
+
+        return RMSpropState(jax.tree.map(one, gradient, variance, y.v, denominator), jax.tree.map(jnp.zeros_like, drift.v))
+
+    drift = corrected(eta, first_order, of_fresh_denominator, jnp.asarray(t, eta.dtype), y)
+    std = jax.tree.map(jnp.sqrt, variance)
+
+    def diffusion(dw: SquareNoise) -> RMSpropState:
+        dx = jax.tree.map(lambda s, p, z: -jnp.sqrt(eta) * s / p * z, std, denominator, dw.gradient)
+        return RMSpropState(dx, square_noise(eta, rho, gradient, std, dw))
+
+    return drift, diffusion
 
 
 def _from_chain(state: ChainState) -> RMSpropState:

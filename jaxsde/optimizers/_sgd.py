@@ -18,9 +18,11 @@ from ._base import (
     as_reference_rate,
     check_covariance,
     check_rates,
+    gradient_innovation,
     itself,
     parameters,
 )
+from ._second_order import check_constant_rate
 
 
 class SGD(AbstractOptimizer):
@@ -58,20 +60,26 @@ class SGD(AbstractOptimizer):
 
         - `"compagnoni"`: $dX = -\\eta_t \\nabla f(X)\\,dt + \\eta_t \\sqrt{\\eta}\\,\\Sigma(X)^{1/2} dW$, a weak
           approximation of order 1 (Li, Tai and E, 2019), with $\\eta_t$ the schedule relative to the reference rate.
-        - `"ode"`: its drift alone, which is of weak order 1 as well.
+        - `"second-order"`: $dX = -\\nabla \\big(f + \\frac\\eta4 \\|\\nabla f\\|^2\\big)(X)\\,dt +
+          \\sqrt{\\eta}\\,\\Sigma(X)^{1/2} dW$, of weak order 2 (Li, Tai and E, 2019), for a constant learning rate. Its drift
+          takes a product with the Hessian.
+        - `"ode"`: the drift of the first alone, which is of weak order 1 as well.
 
-        **Raises:** `ValueError` for another model, or noise without a covariance.
+        **Raises:** `ValueError` for another model, noise without a covariance, or a schedule with `"second-order"`.
         """
-        _checks.choice("model", model, ("compagnoni", "ode"))
+        _checks.choice("model", model, ("compagnoni", "second-order", "ode"))
         if model != "ode":
             check_covariance(problem, "SGD")
+        if model == "second-order":
+            check_constant_rate(self)
         return SDE(
-            statistics=eqx.Partial(_statistics, problem, model),
+            statistics=eqx.Partial(_statistics, problem, model, self.rate),
             coefficients=eqx.Partial(_coefficients, self),
             position=itself,
             from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
+            innovation=gradient_innovation(problem),
         )
 
 
@@ -80,8 +88,12 @@ class _Statistics(NamedTuple):
     root: Any
 
 
-def _statistics(problem: Problem, model: str, x: PyTree) -> _Statistics:
-    return _Statistics(problem.gradient(x), None if model == "ode" else problem.noise.root(x))
+def _statistics(problem: Problem, model: str, eta: Array, x: PyTree) -> _Statistics:
+    gradient = problem.gradient(x)
+    if model == "second-order":
+        along = jax.jvp(problem.gradient, (x,), (gradient,))[1]
+        gradient = jax.tree.map(lambda g, h: g + 0.5 * eta * h, gradient, along)
+    return _Statistics(gradient, None if model == "ode" else problem.noise.root(x))
 
 
 def _coefficients(sgd: SGD, t: Array, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:

@@ -1,11 +1,12 @@
 """SignSGD: the Optax transform and the SDE."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .. import _checks
@@ -50,41 +51,64 @@ class SignSGD(AbstractOptimizer):
         - `"compagnoni"`: $dX = -\\eta_t s(X)\\,dt + \\eta_t \\sqrt{\\eta}\\,\\sqrt{1 - s(X)^2}\\,dW$ with
           $s = E\\,\\mathrm{sign}(g) = 1 - 2 P(g < 0)$ per coordinate, for noise of any law with independent coordinates
           (Theorem 3.2); $s = \\mathrm{Erf}(\\nabla f / (\\sqrt 2 \\sigma))$ for Gaussian noise (Corollary 3.3), twice the
-          centred t-CDF for Student-t noise. With $\\eta_t$ the schedule relative to the reference rate.
+          centred t-CDF for Student-t noise. With correlated coordinates the signs are correlated too, and in place of
+          the root stands that of their full covariance, at $\\nabla f = 0$ equal to $\\frac2\\pi \\arcsin$ of the
+          correlations. With $\\eta_t$ the schedule relative to the reference rate.
         - `"ode"`: its drift alone.
 
-        **Raises:** `ValueError` for another model, or noise with correlated coordinates, under which the covariance of
-        the signs is not diagonal.
+        **Raises:** `ValueError` for another model.
         """
         _checks.choice("model", model, ("compagnoni", "ode"))
-        if model != "ode" and not problem.noise.independent:
-            raise ValueError(
-                "SignSGD's SDE needs gradient noise with independent coordinates: with correlated ones the signs are "
-                "correlated too and the diffusion is a full matrix, which is not available. Use Gaussian(scale) for "
-                'the diagonal of the covariance, model="ode", or SignSGD\'s chain, which runs with any noise'
-            )
+        independent = problem.noise.independent
         return SDE(
-            statistics=eqx.Partial(_mean_sign, problem),
+            statistics=eqx.Partial(_statistics, problem),
             coefficients=eqx.Partial(_coefficients, self, model),
             position=itself,
             from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
+            innovation=eqx.Partial(_innovation, problem) if independent else None,
         )
 
 
-def _mean_sign(problem: Problem, x: PyTree) -> PyTree:
-    return problem.noise.mean_sign(problem.gradient(x), x)
+class _Statistics(NamedTuple):
+    mean_sign: PyTree
+    covariance: Array | None
+    """Of the signs, where they are not independent."""
 
 
-def _coefficients(sign_sgd: SignSGD, model: str, t: Array, x: PyTree, mean_sign: PyTree) -> tuple[PyTree, Any]:
+def _statistics(problem: Problem, x: PyTree) -> _Statistics:
+    gradient, noise = problem.gradient(x), problem.noise
+    covariance = None if noise.independent else noise.sign_covariance(gradient, x)
+    return _Statistics(noise.mean_sign(gradient, x), covariance)
+
+
+def _coefficients(sign_sgd: SignSGD, model: str, t: Array, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:
     rate = sign_sgd.relative_rate(t)
-    drift = jax.tree.map(lambda s: -rate * s, mean_sign)
+    drift = jax.tree.map(lambda s: -rate * s, statistics.mean_sign)
     if model == "ode":
         return drift, None
-    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sign_sgd.rate), mean_sign)
+    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sign_sgd.rate), statistics)
 
 
-def _diffusion(scale: Array, mean_sign: PyTree, dw: PyTree) -> PyTree:
+def _diffusion(scale: Array, statistics: _Statistics, dw: PyTree) -> PyTree:
+    if statistics.covariance is None:
+        return jax.tree.map(lambda s, z: -scale * _deviation(s) * z, statistics.mean_sign, dw)
+    increment, unravel = ravel_pytree(dw)
+    values, vectors = jnp.linalg.eigh(statistics.covariance)
+    return unravel(-scale * (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ (vectors.T @ increment))
+
+
+def _deviation(mean_sign: Array) -> Array:
     # A sign is 1 or -1, so its variance is one minus its squared mean; rounding must not make that negative.
-    return jax.tree.map(lambda s, z: -scale * jnp.sqrt(jnp.maximum(1 - s * s, 0)) * z, mean_sign, dw)
+    return jnp.sqrt(jnp.maximum(1 - mean_sign * mean_sign, 0))
+
+
+def _innovation(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
+    """The sign of a stochastic gradient, minus its mean, over its standard deviation."""
+
+    def standardised(g: Array, s: Array) -> Array:
+        deviation = _deviation(s)
+        return jnp.where(deviation > 0, (jnp.sign(g) - s) / jnp.where(deviation > 0, deviation, 1), 0)
+
+    return jax.tree.map(standardised, gradient, problem.noise.mean_sign(problem.gradient(x), x))

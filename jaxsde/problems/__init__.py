@@ -1,4 +1,6 @@
 from ._datasets import Dataset as Dataset, load as load
+from ._gaussian import Gaussian as Gaussian
+from ._laws import AlphaStable as AlphaStable, Laplace as Laplace, Uniform as Uniform
 from ._losses import (
     Classification as Classification,
     EmbeddedSaddle as EmbeddedSaddle,
@@ -7,5 +9,6 @@ from ._losses import (
     Quadratic as Quadratic,
 )
 from ._networks import mlp as mlp
-from ._noise import AbstractNoise as AbstractNoise, Gaussian as Gaussian, StudentT as StudentT
+from ._noise import AbstractIndependentNoise as AbstractIndependentNoise, AbstractNoise as AbstractNoise
 from ._problem import Problem as Problem
+from ._student import StudentT as StudentT

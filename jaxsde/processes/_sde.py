@@ -30,8 +30,8 @@ class SDE(eqx.Module):
     - `from_chain`: the state `y` that goes with a state of the optimizer's chain.
     - `chain`: that chain.
     - `start_steps`: how many true optimizer steps bring the state to the SDE's start, $t_0$ = `start_steps` $\\eta$.
-    - `leading`: picks the part of `y` (driven by no noise of its own) that a step moves first, so that a denominator
-      which starts near zero has grown before it divides; `None` where there is none.
+    - `leading`: picks the part of `y` whose drift a step follows first, so that a denominator which starts near zero has
+      grown before it divides; `None` where there is none.
     - `noise_like`: picks from `y` a pytree shaped like the noise; `None` where that is shaped like the parameters.
     - `innovation`: `(params, stochastic gradient) -> increment`: the noise of one stochastic gradient as the increment
       that stands for it, with mean 0 and covariance 1 given the parameters; `None` where it is not known.
@@ -132,7 +132,7 @@ class DiffusionTerm(diffrax.AbstractTerm):
 class SDETerm(diffrax.AbstractTerm):
     """The increment of an [`SDE`][] over one Euler step, for the control `(h, dW)`.
 
-    Where the SDE has a leading part, that part takes its Euler step first and the coefficients of the rest are those at
+    Where the SDE has a leading part, that part moves along its drift first and the coefficients of the rest are those at
     its new value. The gradient is still evaluated once.
     """
 
@@ -159,10 +159,8 @@ class SDETerm(diffrax.AbstractTerm):
             return self.prod(sde.coefficients(t, y, statistics), control)
         drift, _ = sde.coefficients(t, y, statistics)
         ahead = jax.tree.map(lambda v, b: v + h * b, sde.leading(y), sde.leading(drift))
-        moved = eqx.tree_at(sde.leading, y, ahead)
-        step = self.prod(sde.coefficients(t, moved, statistics), control)
-        led = jax.tree.map(lambda b: h * b, sde.leading(drift))
-        return eqx.tree_at(sde.leading, step, led)
+        moved, diffusion = sde.coefficients(t, eqx.tree_at(sde.leading, y, ahead), statistics)
+        return self.prod((eqx.tree_at(sde.leading, moved, sde.leading(drift)), diffusion), control)
 
 
 def _no_noise(y: Y, dw: PyTree) -> Y:

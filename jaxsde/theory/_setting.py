@@ -3,12 +3,11 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .. import _checks
 from ..optimizers import AbstractOptimizer, SignSGD
-from ..problems import Gaussian, LinearRegression, Problem, Quadratic, StudentT
+from ..problems import AbstractIndependentNoise, Gaussian, LinearRegression, Problem, Quadratic
 
 
 class Setting(NamedTuple):
@@ -53,8 +52,8 @@ def setting(optimizer: AbstractOptimizer, problem: Problem) -> Setting:
         loss = _regression_as_quadratic(loss)
     if not isinstance(loss, Quadratic):
         raise ValueError(f"the closed forms hold for jaxsde.Quadratic losses, got a {type(loss).__name__}")
-    if not isinstance(noise, (Gaussian, StudentT)):
-        raise ValueError(f"the closed forms hold for Gaussian or Student-t noise, got {type(noise).__name__}")
+    if not isinstance(noise, (Gaussian, AbstractIndependentNoise)):
+        raise ValueError(f"the closed forms hold for noise of constant law, got {type(noise).__name__}")
     hessian = loss.hessian
     d = hessian.shape[0]
     x = jnp.zeros(d, hessian.dtype)
@@ -62,17 +61,16 @@ def setting(optimizer: AbstractOptimizer, problem: Problem) -> Setting:
     diagonal = hessian.ndim == 1 and noise.independent
     if not diagonal and hessian.ndim == 1:
         hessian = jnp.diag(hessian)
-    if isinstance(noise, StudentT):
-        if not noise.has_variance and not isinstance(optimizer, SignSGD):
-            raise ValueError(
-                f"the closed forms of {type(optimizer).__name__} need noise of finite variance, which Student-t noise has "
-                "for df > 2 only. SignSGD's hold for any df"
-            )
+    if not noise.has_variance and not isinstance(optimizer, SignSGD):
+        raise ValueError(
+            f"the closed forms of {type(optimizer).__name__} need noise of finite variance, which {type(noise).__name__} "
+            "noise has not with these parameters. SignSGD's hold for any tails"
+        )
+    if isinstance(noise, AbstractIndependentNoise):
         scale = jnp.broadcast_to(noise.scale, (d,)).astype(x.dtype)
-        slope = noise.mean_sign(jnp.full_like(x, 1e-3) * scale, x)[0] / 1e-3
     else:
         scale = jnp.sqrt(noise.variance(x))
-        slope = jnp.asarray(np.sqrt(2 / np.pi), x.dtype)
+    slope = noise.slope.astype(x.dtype)
     covariance = noise.variance(x) if diagonal else noise.covariance(x)
     minimum = jnp.broadcast_to(loss.minimum, (d,)).astype(x.dtype)
     return Setting(hessian, minimum, covariance.astype(x.dtype), scale, slope, optimizer.rate.astype(x.dtype))

@@ -1,0 +1,88 @@
+"""SDEs of adaptive methods with the noise of squared gradients, and drifts of weak order 2 by differentiation."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..problems import Gaussian, Problem
+from ._base import AbstractOptimizer, gradient_innovation
+
+# V has noise of its own here: below this share of the gradient's variance it is taken for that share.
+_LEAST = 0.05
+
+Drift = Callable[[Array, Any], Any]
+
+
+class SquareNoise(NamedTuple):
+    """Two Brownian motions, each shaped like the parameters: the gradient's noise, and that of its square."""
+
+    gradient: PyTree
+    square: PyTree
+
+
+def check_constant_rate(optimizer: AbstractOptimizer) -> None:
+    """Raises where the learning rate has a schedule, for which there is no second-order SDE."""
+    if optimizer.reference_rate is not None:
+        raise ValueError(f"{type(optimizer).__name__}'s second-order SDE is for a constant learning rate, not for a schedule")
+
+
+def check_square_noise(problem: Problem, model: str) -> None:
+    """Raises where the law of the squared gradient's noise is not known."""
+    if not (isinstance(problem.noise, Gaussian) and problem.noise.independent):
+        raise ValueError(
+            f"model={model!r} needs the fourth moments of the gradient noise, and is there for Gaussian noise with "
+            f"independent coordinates; got {type(problem.noise).__name__} noise"
+        )
+
+
+def square_innovation(problem: Problem) -> Callable[[PyTree, PyTree], SquareNoise]:
+    """The noise z of a stochastic gradient, and that of its square, (z^2 - 1) / sqrt 2: uncorrelated for Gaussian z."""
+    return eqx.Partial(_square_innovation, gradient_innovation(problem))
+
+
+def _square_innovation(standardised: Any, x: PyTree, gradient: PyTree) -> SquareNoise:
+    z = standardised(x, gradient)
+    return SquareNoise(z, jax.tree.map(lambda z: (z * z - 1) * np.sqrt(0.5).astype(z.dtype), z))
+
+
+def corrected(eta: Array, b0: Drift, extra: Callable[[Any, Any], Any], t: Array, y: Any) -> Any:
+    """The drift $b_0 + \\eta\\,(c - \\frac12 (\\partial_t + b_0 \\cdot \\nabla) b_0)$ of weak order 2.
+
+    A chain moves by $\\eta b_0 + \\eta^2 c + O(\\eta^3)$ on average; over a time $\\eta$ the flow of $b_0$ itself adds the
+    term that is taken off. `extra` gives $c$ from $b_0$ and a function that differentiates $b_0$ along a direction.
+    """
+
+    def along(direction: Any) -> Any:
+        return jax.jvp(b0, (t, y), (jnp.ones_like(t), direction))[1]
+
+    drift = b0(t, y)
+    return jax.tree.map(lambda b, c, d: b + eta * (c - 0.5 * d), drift, extra(drift, along), along(drift))
+
+
+def lifted(v: PyTree, variance: PyTree) -> PyTree:
+    """`v`, kept from falling to zero and below."""
+
+    def one(v: Array, s: Array) -> Array:
+        # Without noise and gradient V stays at zero: as good as zero, but with a derivative of its root.
+        return jnp.maximum(v, jnp.maximum(_LEAST * s, jnp.sqrt(jnp.finfo(v.dtype).tiny)))
+
+    return jax.tree.map(one, v, variance)
+
+
+def square_noise(eta: Array, rho: Array, gradient: PyTree, std: PyTree, dw: SquareNoise) -> PyTree:
+    """What the noise of the squared gradient, $2 g \\sigma z + \\sigma^2 (z^2 - 1)$, adds to $dV$."""
+
+    def one(g: Array, s: Array, z: Array, u: Array) -> Array:
+        return jnp.sqrt(eta) * rho * (2 * g * s * z + jnp.sqrt(2.0).astype(s.dtype) * s * s * u)
+
+    return jax.tree.map(one, gradient, std, dw.gradient, dw.square)
+
+
+def both_noises(y: Any) -> SquareNoise:
+    """A pytree shaped like the noise, from an SDE's state."""
+    return SquareNoise(y.x, y.x)

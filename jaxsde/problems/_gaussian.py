@@ -1,0 +1,130 @@
+"""Gaussian noise."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.scipy.special import ndtr
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+
+from .. import _checks
+from .._tree import flat, size
+from ._noise import AbstractNoise, as_scale, draw, fit, over, scaled
+from ._sign_covariance import sign_covariance
+
+
+class Gaussian(AbstractNoise):
+    """Gaussian noise of constant covariance.
+
+    **Arguments:**
+
+    - `scale`: the standard deviation: a number for all coordinates, or a pytree shaped like the parameters (a leaf may
+      be a number). In units of the gradient.
+    - `covariance`: instead of `scale`, a symmetric positive semi-definite matrix of shape `(d, d)` over the raveled
+      coordinates.
+
+    **Raises:** `ValueError` for a negative scale, or a covariance that is not symmetric positive semi-definite;
+    `TypeError` unless exactly one of the two is given.
+
+    >>> Gaussian(0.5).covariance(jnp.zeros(2)).tolist()
+    [[0.25, 0.0], [0.0, 0.25]]
+    """
+
+    scale: PyTree[Array] | None
+    matrix: Float[Array, "d d"] | None
+    _factor: Float[Array, "d d"] | None
+
+    def __init__(self, scale: PyTree[ArrayLike] | None = None, *, covariance: ArrayLike | None = None):
+        if (scale is None) == (covariance is None):
+            raise TypeError("Gaussian takes either scale or covariance=, and exactly one of them")
+        self.scale = None if scale is None else as_scale(scale, "scale")
+        self.matrix = self._factor = None
+        if covariance is not None:
+            self.matrix, self._factor = _checked_factor(jnp.asarray(covariance))
+
+    def __check_init__(self):
+        for leaf in jax.tree.leaves(self.scale):
+            _checks.number("scale", leaf, low=0.0, closed="low")
+
+    @property
+    def independent(self) -> bool:
+        return self.matrix is None
+
+    @property
+    def has_variance(self) -> bool:
+        return True
+
+    def validate(self, params: PyTree) -> None:
+        if self.matrix is None:
+            fit(self.scale, params, "scale")
+        elif self.matrix.shape[0] != size(params):
+            raise ValueError(
+                f"a covariance over {self.matrix.shape[0]} coordinates does not fit parameters with {size(params)}"
+            )
+
+    def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: PRNGKeyArray) -> PyTree:
+        normal = draw(jax.random.normal, key, params)
+        return jax.tree.map(jnp.add, jax.grad(loss)(params), self.root(params)(normal))
+
+    def variance(self, params: PyTree) -> PyTree:
+        if self.matrix is None:
+            return jax.tree.map(jnp.square, fit(self.scale, params, "scale"))
+        return ravel_pytree(params)[1](jnp.diagonal(self.matrix))
+
+    def root(self, params: PyTree) -> Callable[[PyTree], PyTree]:
+        if self.matrix is None:
+            return eqx.Partial(scaled, fit(self.scale, params, "scale"))
+        return eqx.Partial(_mixed, self._factor)
+
+    def covariance(self, params: PyTree) -> Float[Array, "d d"]:
+        if self.matrix is None:
+            return jnp.diag(flat(self.variance(params)))
+        return self.matrix
+
+    def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda g, std: jax.lax.erf(over(g, std) * np.sqrt(0.5).astype(g.dtype)), gradient, self._std(params)
+        )
+
+    def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(lambda g, std: ndtr(-over(g, std)), gradient, self._std(params))
+
+    def _std(self, params: PyTree) -> PyTree:
+        if self.matrix is None:
+            return fit(self.scale, params, "scale")
+        return jax.tree.map(jnp.sqrt, self.variance(params))
+
+    @property
+    def slope(self) -> Float[Array, ""]:
+        return jnp.asarray(np.sqrt(2 / np.pi))
+
+    def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
+        ratio = flat(jax.tree.map(over, gradient, self._std(params)))
+        mean = jax.lax.erf(ratio * np.sqrt(0.5).astype(ratio.dtype))
+        if self.matrix is None:
+            return jnp.diag(1 - mean * mean)
+        std = jnp.sqrt(jnp.diagonal(self.matrix)).astype(ratio.dtype)
+        return sign_covariance(ratio, mean, over(over(self.matrix.astype(ratio.dtype), std[:, None]), std))
+
+
+def _checked_factor(covariance: Array) -> tuple[Array, Array]:
+    """A covariance and its symmetric square root."""
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+        raise ValueError(f"covariance must be a matrix of shape (d, d), got shape {covariance.shape}")
+    covariance = covariance if jnp.issubdtype(covariance.dtype, jnp.floating) else covariance.astype(float)
+    values, vectors = jnp.linalg.eigh(covariance)
+    if _checks.is_concrete(covariance):
+        matrix, spectrum = np.asarray(covariance), np.asarray(values)
+        if not np.all(np.isfinite(matrix)) or not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-7):
+            raise ValueError(f"covariance must be finite and symmetric, got {matrix}")
+        if spectrum[0] < -1e-5 * max(abs(spectrum[-1]), np.finfo(spectrum.dtype).tiny):
+            raise ValueError(f"covariance must be positive semi-definite, but has the eigenvalue {spectrum[0]:.4g}")
+    return covariance, (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+
+
+def _mixed(factor: Array, increment: PyTree) -> PyTree:
+    vector, unravel = ravel_pytree(increment)
+    return unravel(factor.astype(vector.dtype) @ vector)

@@ -1,0 +1,109 @@
+"""`stationary`: standard errors that are right, against exact laws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+import jaxsde as js
+
+H = np.array([[2.0, 0.6, -0.3], [0.6, 1.2, 0.4], [-0.3, 0.4, 0.8]])
+Q = np.array([[1.0, -0.3, 0.2], [-0.3, 0.6, 0.1], [0.2, 0.1, 0.8]])
+COUPLED = js.Problem(js.Quadratic(jnp.asarray(H)), js.Gaussian(covariance=jnp.asarray(Q)))
+ONE = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+
+
+def _extrapolated(sde, seeds, substeps=4):
+    laws = [js.stationary(sde, jnp.zeros(3), key=jax.random.key(0), seeds=seeds, substeps=n * substeps) for n in (1, 2)]
+    error = np.hypot(2 * laws[1].stderr.covariance, laws[0].stderr.covariance)
+    assert all(law.settled for law in laws)
+    return 2 * laws[1].covariance - laws[0].covariance, error
+
+
+def _adamw_chain(eta, b1, theta):
+    """Exact covariance of AdamW with its denominator settled: x uses the freshly updated mean."""
+    p, one = np.diag(1 / np.sqrt(np.diag(Q))), np.eye(3)
+    flow = np.block([[(1 - eta * theta) * one - eta * (1 - b1) * p @ H, -eta * b1 * p], [(1 - b1) * H, b1 * one]])
+    kick = np.vstack([-eta * (1 - b1) * p, (1 - b1) * one])
+    return scipy.linalg.solve_discrete_lyapunov(flow, kick @ Q @ kick.T)[:3, :3]
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmspropw", "adamw"])
+def test_coupled_coordinates_with_correlated_noise_to_one_per_cent(name):
+    """Optimizer and SDE against Lyapunov equations solved by SciPy. V is not quite settled at its limit: O(eta)."""
+    eta, theta, p = 0.002, 0.5, np.diag(1 / np.sqrt(np.diag(Q)))
+    opt, flow, chain = {
+        "sgd": (js.SGD(eta), H, None),
+        "rmspropw": (js.RMSpropW(eta, 0.999, initial_scale=0.8, weight_decay=theta), p @ H + theta * np.eye(3), None),
+        "adamw": (js.AdamW(eta, b1=0.9, b2=0.999, weight_decay=theta), None, _adamw_chain(eta, 0.9, theta)),
+    }[name]
+    if name == "adamw":
+        rho = 0.1 / eta
+        a = np.block([[theta * np.eye(3) + 0.1 * p @ H, 0.9 * p], [-rho * H, rho * np.eye(3)]])
+        kick = np.vstack([-0.1 * p, rho * np.eye(3)])
+        sde = scipy.linalg.solve_continuous_lyapunov(a, eta * kick @ Q @ kick.T)[:3, :3]
+    else:
+        spread = p @ Q @ p if name == "rmspropw" else Q
+        sde = scipy.linalg.solve_continuous_lyapunov(flow, eta * spread)
+        step = np.eye(3) - eta * flow
+        chain = scipy.linalg.solve_discrete_lyapunov(step, eta**2 * spread)
+    got = js.stationary(opt.chain(COUPLED), jnp.zeros(3), key=jax.random.key(1), seeds=1000)
+    assert got.settled
+    size = np.sqrt(np.outer(np.diag(sde), np.diag(sde)))
+    assert np.all(5 * got.stderr.covariance < 0.01 * size)  # sharp enough to tell 1 %
+    assert np.all(np.abs(got.covariance - chain) < 5 * got.stderr.covariance + 0.004 * size)
+    value, error = _extrapolated(opt.sde(COUPLED), 500)
+    assert np.all(5 * error < 0.01 * size)
+    assert np.all(np.abs(value - sde) < 5 * error + 0.004 * size)
+
+
+def test_four_digits_of_sign_sgd_from_20_000_seeds():
+    opt = js.SignSGD(0.01)
+    law = js.stationary(opt.chain(ONE), jnp.zeros(1), key=jax.random.key(2), seeds=20_000)
+    exact = js.theory.birth_death(opt, ONE).variance
+    assert law.settled and law.reduction.covariance[0, 0] > 100
+    assert law.stderr.covariance[0, 0] < 1e-4 * exact
+    assert abs(law.covariance[0, 0] - exact) < 5 * law.stderr.covariance[0, 0] + 2e-5 * exact
+
+
+def test_standard_errors_are_right():
+    # Over independent keys the estimates scatter as their standard errors say.
+    problem, opt = js.Problem(js.EmbeddedSaddle([1.0], quartic=1.0), js.Gaussian(1.0)), js.SGD(0.1)
+    runs = [
+        js.stationary(opt.chain(problem), jnp.zeros(1), key=jax.random.key(k), seeds=128, steps=512, kept=16) for k in range(40)
+    ]
+    for pick in (lambda s: s.mean[0], lambda s: s.covariance[0, 0], lambda s: s.loss):
+        values, errors = np.array([pick(r) for r in runs]), np.array([pick(r.stderr) for r in runs])
+        # The ratio of standard deviations of 40 values has a spread of 1 / sqrt(80).
+        assert 0.55 < np.std(values, ddof=1) / np.sqrt(np.mean(errors**2)) < 1.55
+
+
+def test_a_run_that_has_not_settled_says_so():
+    law = js.stationary(js.SGD(1e-3).chain(ONE), jnp.ones(1), key=jax.random.key(0), seeds=256, steps=512)
+    assert not law.settled
+
+
+def test_quantiles_and_density_are_those_of_the_law():
+    opt = js.SGD(0.1)
+    law = js.stationary(opt.chain(ONE), jnp.zeros(1), key=jax.random.key(3), seeds=512, kept=512)
+    std = np.sqrt(0.1 / (2 - 0.1))
+    np.testing.assert_allclose(law.quantile([0.1, 0.9])[:, 0], [-1.2816 * std, 1.2816 * std], rtol=0.05)
+    density, edges = law.density(bins=20)
+    assert np.sum(density * np.diff(edges)) == pytest.approx(1)
+    assert law.effective_samples[0] > 512 and law.r_hat[0] < 1.01
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: js.stationary(js.SGD(0.1), jnp.zeros(1), key=jax.random.key(0)),
+        lambda: js.stationary(js.SGD(0.1).chain(ONE), jnp.zeros(1), key=jax.random.key(0), seeds=1),
+        lambda: js.stationary(
+            js.SGD(0.1).chain(js.Problem(js.Quadratic(jnp.ones(65)), js.Gaussian(1.0))), jnp.zeros(65), key=jax.random.key(0)
+        ),
+    ],
+)
+def test_bad_arguments_raise(bad):
+    with pytest.raises((ValueError, TypeError)):
+        bad()

@@ -1,0 +1,56 @@
+"""The statements of the theory: the quick selection holds, verdicts are what they should be, the command prints them."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import jaxsde as js
+from jaxsde.verification import Verdict
+from jaxsde.verification._statement import STATEMENTS, below, equal, exponent, first_order
+
+
+def test_the_quick_selection_comes_out_as_known(tmp_path):
+    command = [sys.executable, "-c", "from jaxsde.cli import main; main()", "verify"]
+    run = subprocess.run([*command, "--quick"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "all as known" in run.stdout
+    assert run.stdout.count("FAILS AS PUBLISHED") >= 2
+
+
+def test_there_are_enough_statements_and_none_twice():
+    assert len(STATEMENTS) >= 40
+    assert len({s.name for s in STATEMENTS}) == len(STATEMENTS)
+    assert {s.section for s in STATEMENTS} >= set(range(2, 10))
+
+
+def test_an_unknown_group_is_named():
+    with pytest.raises(ValueError, match="sign_sgd"):
+        js.verify("nothing")
+
+
+def test_verdicts():
+    assert equal(1.0, 1.004, 0.001).verdict == Verdict.HOLDS
+    assert equal(1.0, 1.006, 0.001).verdict == Verdict.FAILS
+    assert equal(1.0, 1.02, 0.05).verdict == Verdict.UNDECIDED
+    assert equal([1.0, 0.0], [1.0, 0.2], [0.001, 0.001]).verdict == Verdict.FAILS
+    assert below([1.0, 2.0], [0.9, 2.004], 0.001).verdict == Verdict.HOLDS
+    assert below([1.0, 2.0], [0.9, 2.01], 0.001).verdict == Verdict.FAILS
+
+
+def test_first_order_needs_a_deviation_that_halves():
+    def measure(power):
+        return lambda rate: (rate * (1 + 2 * rate**power), 1e-4 * rate)
+
+    assert first_order(0.1, lambda rate: rate, measure(1)).verdict == Verdict.HOLDS_TO_FIRST_ORDER
+    assert first_order(0.1, lambda rate: rate, measure(0)).verdict == Verdict.FAILS  # a wrong factor
+    assert first_order(0.1, lambda rate: rate, lambda rate: (rate, 1e-4 * rate)).verdict == Verdict.HOLDS
+    assert first_order(0.1, lambda rate: rate, lambda rate: (1.1 * rate, rate)).verdict == Verdict.UNDECIDED
+
+
+def test_exponents():
+    x = np.array([1.0, 2.0, 4.0])
+    assert exponent(-1.0, x, 3 / x, 1e-3 / x).verdict == Verdict.HOLDS
+    assert exponent(-1.0, x, 3 / x**1.2, 1e-3 / x).verdict == Verdict.FAILS
+    assert exponent(-1.0, x, 3 / x, 1 / x).verdict == Verdict.UNDECIDED

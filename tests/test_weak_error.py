@@ -1,0 +1,103 @@
+"""`weak_error`: orders and constants against errors known exactly, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsde as js
+from jaxsde.estimation._weak_error import at_rate, fit_order
+
+PROBLEM = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+RATES = (0.2, 0.1, 0.05, 0.025)
+
+
+def _moments(eta, t, x0, h, second_order=False):
+    """Mean and second moment of SGD's chain and of its SDE on f = h x^2 / 2 with unit noise."""
+    k = round(t / eta)
+    q = 1 - eta * h
+    chain = q**k * x0, (q**k * x0) ** 2 + eta**2 * (1 - q ** (2 * k)) / (1 - q**2)
+    a = h + eta * h * h / 2 if second_order else h
+    mean = np.exp(-a * t) * x0
+    return chain, (mean, mean**2 + eta * (1 - np.exp(-2 * a * t)) / (2 * a))
+
+
+@pytest.mark.parametrize("model", ["compagnoni", "second-order"])
+def test_the_errors_of_sgd_are_the_exact_ones(model):
+    functions = {"x": lambda x: x[0], "xx": lambda x: x[0] ** 2}
+    run = js.weak_error(
+        js.SGD(0.1), PROBLEM, jnp.array([2.0]), T=1.0, learning_rates=RATES, key=jax.random.key(0),
+        test_functions=functions, seeds=64, substeps=8, model=model,
+    )  # fmt: skip
+    exact = [_moments(eta, 1.0, 2.0, 1.0, model == "second-order") for eta in RATES]
+    order = 2 if model == "second-order" else 1
+    for i, name in enumerate(functions):
+        error = np.array([sde[i] - chain[i] for chain, sde in exact])
+        # What Richardson leaves of the solver's error, and float32.
+        np.testing.assert_allclose(run[name].modelling, error, atol=2e-6 + 0.002 * np.max(np.abs(error)))
+        assert abs(run[name].order.slope - order) < 0.3
+        assert run[name].order.half_width < 0.1
+    # The solver's error of the mean: (1 - h a)^n against exp(-a t).
+    drift = np.array([1 + eta / 2 if order == 2 else 1.0 for eta in RATES])
+    steps = np.array([round(8 / eta) for eta in RATES])
+    euler = 2 * ((1 - drift / steps) ** steps - np.exp(-drift))
+    np.testing.assert_allclose(run["x"].discretisation, euler, rtol=0.05, atol=2e-6)
+
+
+def test_the_ode_has_order_one_as_well_and_a_larger_constant():
+    functions = {"xx": lambda x: x[0] ** 2}
+    run = js.weak_error(
+        js.SGD(0.1), PROBLEM, jnp.zeros(1), T=1.0, learning_rates=RATES, key=jax.random.key(0),
+        test_functions=functions, seeds=64,
+    )  # fmt: skip
+    error = run["xx"]
+    assert abs(fit_order(run.learning_rates, error.ode, 1e-6 + 0 * error.ode).slope - 1) < 0.1
+    assert np.all(np.abs(error.ode) > 10 * np.abs(error.modelling))
+
+
+def test_rmsprops_order_is_sharp():
+    opt = js.RMSprop(0.1, 0.9, initial_scale=1.0)
+    run = js.weak_error(
+        opt, PROBLEM, jnp.array([0.8]), T=1.2, learning_rates=RATES, key=jax.random.key(1), seeds=20_000,
+        test_functions={"xx": lambda x: x[0] ** 2},
+    )  # fmt: skip
+    order = run["xx"].order
+    assert order.half_width < 0.2  # a fifth of the seeds of a full run
+    assert abs(order.slope - 1) < order.half_width + 0.2
+
+
+def test_time_scales_are_kept():
+    opt = at_rate(js.AdamW(0.1, b1=0.8, b2=0.9), 0.05)
+    assert float(opt.b1) == pytest.approx(0.9) and float(opt.b2) == pytest.approx(0.95)
+    assert float(opt.rate) == pytest.approx(0.05)
+    with pytest.raises(ValueError, match="b1"):
+        at_rate(js.AdamW(0.1, b1=0.4, b2=0.9), 0.2)
+
+
+def test_a_power_law_is_fitted_and_noise_is_not():
+    rates = np.array([0.4, 0.2, 0.1])
+    order = fit_order(rates, 3 * rates**2, 1e-6 * rates)
+    assert order.slope == pytest.approx(2) and order.constant == pytest.approx(3)
+    assert np.isinf(fit_order(rates, 1e-3 * rates, np.full(3, 1.0)).half_width)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(T=0.55, learning_rates=(0.2, 0.1)),
+        dict(learning_rates=(0.1,)),
+        dict(learning_rates=(0.1, -0.1)),
+        dict(test_functions={"x": lambda x: x}),
+        dict(model="unknown"),
+    ],
+)
+def test_bad_arguments_raise(change):
+    arguments = dict(T=1.0, learning_rates=(0.2, 0.1), key=jax.random.key(0), seeds=16) | change
+    with pytest.raises((ValueError, TypeError)):
+        js.weak_error(js.SGD(0.1), PROBLEM, jnp.ones(1), **arguments)
+
+
+def test_a_schedule_is_refused():
+    with pytest.raises(ValueError, match="schedule"):
+        opt = js.SGD(lambda k: 0.1, reference_rate=0.1)
+        js.weak_error(opt, PROBLEM, jnp.ones(1), T=1.0, learning_rates=(0.2, 0.1), key=jax.random.key(0))
