@@ -1,6 +1,6 @@
 """jaxsde: optimizers as Optax transforms, and the stochastic differential equations that describe them."""
 
-from . import problems as problems, reporting as reporting, theory as theory
+from . import problems as problems, reporting as reporting, theory as theory, verification as verification
 from .estimation import (
     Comparison as Comparison,
     Expectations as Expectations,
@@ -46,3 +46,4 @@ from .simulation import (
     TwoPointIncrements as TwoPointIncrements,
     simulate as simulate,
 )
+from .verification import verify as verify

@@ -4,12 +4,22 @@ import sys
 
 from ._extras import require
 
-_USAGE = """usage: jaxsde compare OPTIMIZER [options]
+_USAGE = """usage: jaxsde COMMAND [options]
 
 commands:
-  compare    an optimizer, its SDE and the theory side by side
+  compare OPTIMIZER     an optimizer, its SDE and the theory side by side
+  stationary OPTIMIZER  the stationary law of both, with standard errors, beside the theory
+  weak-error OPTIMIZER  the error of the SDE and of its solver against the learning rate
+  verify                every statement of the theory, checked against simulation
 
-jaxsde compare --help explains each option with its default."""
+jaxsde COMMAND --help explains each option with its default."""
+
+_COMMANDS = {
+    "compare": ("Compare", "run_compare"),
+    "stationary": ("Stationary", "run_stationary"),
+    "weak-error": ("WeakError", "run_weak_error"),
+    "verify": ("Verify", "run_verify"),
+}
 
 
 def main() -> None:
@@ -18,13 +28,14 @@ def main() -> None:
     if command in ("-h", "--help"):
         print(_USAGE)
         return
-    if command != "compare":
+    if command not in _COMMANDS:
         sys.exit(f"jaxsde: no command {command!r}\n{_USAGE}")
     try:
         tyro = require("tyro", extra="cli", purpose="the command line")
-        from ._commands import Compare, run_compare
+        from . import _commands
 
-        run_compare(tyro.cli(Compare, prog="jaxsde compare", args=arguments))
+        options, run = (getattr(_commands, name) for name in _COMMANDS[command])
+        run(tyro.cli(options, prog=f"jaxsde {command}", args=arguments))
     except (ValueError, TypeError, ImportError, OSError) as error:
         sys.exit(f"jaxsde: {error}")
     except KeyboardInterrupt:

@@ -92,6 +92,21 @@ def test_a_run_that_is_too_short_is_not_settled(slope):
     assert not any(burn_in(*_squares(rng, 5.0, slope, 100))[1] for _ in range(20))
 
 
+@pytest.mark.parametrize("drift", [0.0, 0.5])
+def test_the_jackknife_sees_drifts_within_the_noise_of_single_records(drift):
+    # Seeds that all rise a little, from places far apart: the curve's errors at different times are one.
+    rng = np.random.default_rng(7)
+    verdicts = []
+    for _ in range(50):
+        noise = rng.standard_normal((100, 400))
+        x = 10 * rng.standard_normal(400) + noise + drift * np.linspace(0, 1, 100)[:, None]
+        mean, stderr = x.mean(axis=1), x.std(axis=1, ddof=1) / 20
+        without = np.stack([np.delete(x, np.s_[g::20], axis=1).mean(axis=1) for g in range(20)])
+        assert burn_in(mean, stderr)[1]
+        verdicts.append(burn_in(mean, stderr, without)[1])
+    assert np.mean(verdicts) > 0.9 if drift == 0 else not any(verdicts)
+
+
 def test_without_noise_rounding_is_no_trend_but_anything_more_is():
     ts, none = np.arange(200.0), np.zeros(200)
     rounded = np.float32(1 + np.exp(-ts)) + np.float32(6e-8) * (ts > 150)

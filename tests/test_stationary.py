@@ -91,7 +91,7 @@ def test_quantiles_and_density_are_those_of_the_law():
     np.testing.assert_allclose(law.quantile([0.1, 0.9])[:, 0], [-1.2816 * std, 1.2816 * std], rtol=0.05)
     density, edges = law.density(bins=20)
     assert np.sum(density * np.diff(edges)) == pytest.approx(1)
-    assert law.effective_samples[0] > 512 and law.r_hat[0] < 1.01
+    assert law.effective_samples[0] > 512 and law.r_hat[0] < 1.1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._tree import cast, flat, size
@@ -157,7 +158,7 @@ def expected_controls(functions: Functions, law: TangentLaw) -> dict[str, np.nda
     """The exact expectations of the controls, shape `(n, k)`."""
 
     def half_trace(function: Any, mean: PyTree, covariance: Array) -> Array:
-        vector, unravel = jax.flatten_util.ravel_pytree(mean)
+        vector, unravel = ravel_pytree(mean)
         hessian = jax.hessian(lambda v: flat(function(unravel(v))))(vector)
         return 0.5 * jnp.einsum("kij,ij->k", hessian, covariance)
 

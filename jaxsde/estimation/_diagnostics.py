@@ -77,19 +77,20 @@ def r_hat(values: Any) -> np.ndarray:
     return np.where(np.isnan(ratio), 1.0, ratio).reshape(shape)
 
 
-def burn_in(mean: Any, stderr: Any) -> tuple[int, bool]:
+def burn_in(mean: Any, stderr: Any, without: Any = None) -> tuple[int, bool]:
     """From which record on a curve is stationary, and whether it is.
 
     The start $k$ minimises $\\sum_{i \\ge k} (m_i - \\bar m_k)^2 / (n - k)^2$, the squared standard error that the rest
     of the curve would have if it were white noise about its average $\\bar m_k$: MSER (White, 1997), with $k$ at most
-    $n / 2$. The rest counts as stationary if the averages over its two halves agree within three standard errors. For
-    want of the correlation in time, those of the averages are bounded by the averages of the records' own: a drift
-    within the noise of single records goes unseen.
+    $n / 2$. The rest counts as stationary if the averages over its two halves agree within three standard errors of
+    their difference: by the jackknife, given `without`; else, for want of the correlation in time, by a bound that takes
+    each average to be as uncertain as its records, so that a drift within their noise goes unseen.
 
     **Arguments:**
 
     - `mean`: a mean over independent seeds at equally spaced times, shape `(n,)`.
     - `stderr`: its standard errors, shape `(n,)`.
+    - `without`: the mean without each group of seeds, shape `(groups, n)`, if known.
 
     **Returns:** the index of the first stationary record, and the verdict; False for a curve that is not finite.
 
@@ -110,9 +111,16 @@ def burn_in(mean: Any, stderr: Any) -> tuple[int, bool]:
     sums, squares = (np.cumsum(a[::-1])[::-1][: latest + 1] for a in (centred, centred**2))
     lengths = n - np.arange(latest + 1)
     start = int(np.argmin((squares - sums**2 / lengths) / lengths**2))
-    first, second = slice(start, (start + n) // 2), slice((start + n) // 2, n)
-    trend = abs(np.mean(mean[first]) - np.mean(mean[second]))
-    spread = np.hypot(np.mean(stderr[first]), np.mean(stderr[second]))
+    middle = (start + n) // 2
+
+    def halves(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.mean(curves[..., start:middle], axis=-1), np.mean(curves[..., middle:], axis=-1)
+
+    if without is None:
+        spread = np.hypot(*halves(stderr))
+    else:
+        spread = np.sqrt(len(without) - 1) * np.std(np.subtract(*halves(np.asarray(without, float))))
+    trend = np.abs(np.subtract(*halves(mean)))
     return start, bool(trend <= _TREND * spread + _ROUNDING * np.max(np.abs(mean[start:])))
 
 

@@ -201,7 +201,8 @@ def _floor(curves: _Curves, floor: float | None, kind: str) -> _Floor:
     if floor is not None or kind != "exponential":
         return _Floor(0.0 if floor is None else float(floor), tail)
     half = curves.ts.size // 2
-    start, settled = burn_in(curves.mean[half:], curves.stderr[half:])
+    parts = None if curves.without is None else curves.without[:, half:]
+    start, settled = burn_in(curves.mean[half:], curves.stderr[half:], parts)
     if not settled:
         raise ValueError("the curve has not settled, so its floor is unknown: simulate more steps, or give floor")
     tail[half + start :] = 1 / tail[half + start :].size

@@ -32,6 +32,7 @@ from ._second_order import (
     check_constant_rate,
     check_square_noise,
     corrected,
+    debias,
     lifted,
     square_innovation,
     square_noise,
@@ -177,9 +178,10 @@ class AdamW(AbstractOptimizer):
           $t = 0$. After them the optimizer and the SDE have the same law.
 
         With $b_0$ the drift of `"ode"` at $\\eta \\rho_1 = 0$ and with those bias corrections, the drift of second order is
-        $b_0 + \\frac\\eta2 (\\partial_t + b_0^M \\cdot \\nabla_M + b_0^V \\cdot \\nabla_V - b_0^X \\cdot \\nabla_X)\\,b_0$ in $X$,
-        as the step divides averages that have moved already, and $b_0 - \\frac\\eta2 (b_0 \\cdot \\nabla)\\,b_0$ in $M$ and $V$.
-        No noise enters $X$ at that order. With $v_k$ and $t_k$ in the step instead, $\\nabla_V$ and $\\partial_t$ would change sign.
+        $b_0 + \\frac\\eta2 (\\partial_t + b_0^M \\cdot \\nabla_M + b_0^V \\cdot \\nabla_V - b_0^X \\cdot \\nabla_X)\\,b_0$ in
+        $X$, as the step divides averages that have moved already, and $b_0 - \\frac\\eta2 (b_0 \\cdot \\nabla)\\,b_0$ in $M$
+        and $V$. No noise enters $X$ at that order. With $v_k$ and $t_k$ in the step instead, $\\nabla_V$ and $\\partial_t$
+        would change sign.
 
         **Raises:** `ValueError` for another model or noise without a covariance; for the last two models where the noise is
         not Gaussian with independent coordinates; and for a schedule with `"second-order"`.
@@ -225,9 +227,7 @@ def _coefficients(
     # The optimizer divides the mean it has just updated: m moved by a share of the way to the stochastic gradient.
     ahead = 0.0 if model == "malladi" else 1 - optimizer.b1
     full = model == "compagnoni-full"
-    # Without bias correction V is the share gamma2 of what it estimates.
-    least = jax.tree.map(lambda s: root_gamma2 * root_gamma2 * s, statistics.variance)
-    above = lifted(y.v, least) if full else y.v
+    above = lifted(y.v, optimizer.b2, t / eta, 0.0, statistics.variance) if full else y.v
     gain = jax.tree.map(lambda v: rate * root_gamma2 / gamma1 / (jnp.sqrt(v) + optimizer.eps * root_gamma2), above)
 
     def dx(x: Array, m: Array, g: Array, k: Array) -> Array:
@@ -258,12 +258,11 @@ def _second_order(
     eta = optimizer.rate
     rho1, rho2 = (1 - optimizer.b1) / eta, (1 - optimizer.b2) / eta
     variance = problem.noise.variance(x)
-    gamma2 = _debias(optimizer.b2, t / eta)
-    y = y._replace(v=lifted(y.v, jax.tree.map(lambda s: gamma2 * s, variance)))
+    y = y._replace(v=lifted(y.v, optimizer.b2, t / eta, 0.0, variance))
 
     def first_order(t: Array, y: AdamState) -> AdamState:
         # The optimizer's own bias corrections: exp(-rho t) for beta^(t / eta) would be an error of order eta.
-        gamma1, gamma2 = (_debias(b, t / eta) for b in (optimizer.b1, optimizer.b2))
+        gamma1, gamma2 = (debias(b, t / eta) for b in (optimizer.b1, optimizer.b2))
         gradient, root = problem.gradient(y.x), jnp.sqrt(gamma2)
 
         def dx(x: Array, m: Array, v: Array) -> Array:
@@ -288,11 +287,6 @@ def _second_order(
         return AdamState(jax.tree.map(jnp.zeros_like, dm), dm, square_noise(eta, rho2, gradient, std, dw))
 
     return drift, diffusion
-
-
-def _debias(b: Array, steps: Array) -> Array:
-    """1 - b^steps, by which the optimizer divides an average."""
-    return -jnp.expm1(steps * jnp.log(jnp.maximum(b, jnp.finfo(b.dtype).tiny)))  # b = 0 too has a derivative
 
 
 def _diffusion(root_eta: Array, rho1: Array, into_x: PyTree, root: Any, dw: PyTree) -> AdamState:

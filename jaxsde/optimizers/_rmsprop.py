@@ -172,8 +172,8 @@ class RMSpropW(AbstractOptimizer):
 
         With $b_0$ the drift of `"ode"` and $g = \\nabla f(X)$, the drift of second order is
         $b_0 - \\frac\\eta2 (b_0 \\cdot \\nabla)\\,b_0$, and in $X$ also
-        $\\eta \\rho\\,(g^3 + 3 g\\,\\mathrm{diag}\\,\\Sigma - g V) / (2 \\sqrt V P^2)$: the gradient divides by a root that has seen
-        it. With $v_k$ in the denominator instead, that term would be absent.
+        $\\eta \\rho\\,(g^3 + 3 g\\,\\mathrm{diag}\\,\\Sigma - g V) / (2 \\sqrt V P^2)$: the root that divides the gradient has
+        seen it. With $v_k$ in the denominator instead, that term would be absent.
 
         **Raises:** `ValueError` for another model or noise without a covariance; for the last two models where the noise is
         not Gaussian with independent coordinates; and for a schedule with `"second-order"`.
@@ -222,7 +222,7 @@ def _coefficients(
     rate, eta = optimizer.relative_rate(t), optimizer.rate
     rho = (1 - optimizer.decay) / eta
     full = model == "compagnoni-full"
-    above = lifted(y.v, statistics.variance) if full else y.v
+    above = lifted(y.v, optimizer.decay, t / eta, optimizer.initial_scale, statistics.variance) if full else y.v
     denominator = jax.tree.map(lambda v: jnp.sqrt(v) + optimizer.eps, above)
 
     def dx(x: Array, g: Array, p: Array) -> Array:
@@ -255,12 +255,12 @@ def _second_order(
 ) -> tuple[RMSpropState, Any]:
     eta = optimizer.rate
     rho = (1 - optimizer.decay) / eta
-    y = y._replace(v=lifted(y.v, problem.noise.variance(x)))
 
     def first_order(t: Array, y: RMSpropState) -> RMSpropState:
         return _coefficients(optimizer, weight_decay, "ode", t, y, gradient_statistics(problem, y.x))[0]
 
     gradient, variance = problem.gradient(x), problem.noise.variance(x)
+    y = y._replace(v=lifted(y.v, optimizer.decay, t / eta, optimizer.initial_scale, variance))
     denominator = jax.tree.map(lambda v: jnp.sqrt(v) + optimizer.eps, y.v)
 
     def of_fresh_denominator(drift: RMSpropState, along: Any) -> RMSpropState:

@@ -12,8 +12,10 @@ from jaxtyping import Array, PyTree
 from ..problems import Gaussian, Problem
 from ._base import AbstractOptimizer, gradient_innovation
 
-# V has noise of its own here: below this share of the gradient's variance it is taken for that share.
-_LEAST = 0.05
+# V has noise of its own here, which the optimizer's v, a mean of squares, does not follow below this share of the least
+# that its mean can be: there V is taken for that share. As the learning rate falls, V gets there ever more rarely, so
+# that no order is lost.
+_LEAST = 0.2
 
 Drift = Callable[[Array, Any], Any]
 
@@ -64,14 +66,22 @@ def corrected(eta: Array, b0: Drift, extra: Callable[[Any, Any], Any], t: Array,
     return jax.tree.map(lambda b, c, d: b + eta * (c - 0.5 * d), drift, extra(drift, along), along(drift))
 
 
-def lifted(v: PyTree, variance: PyTree) -> PyTree:
-    """`v`, kept from falling to zero and below."""
+def lifted(v: PyTree, b: Array, steps: Array, initial: Array | float, variance: PyTree) -> PyTree:
+    """`v`, kept from falling to zero and below: the mean of an average of squared gradients over that many `steps`, from
+    `initial`, is at least that of squared noise alone."""
+    seen = debias(b, steps)
 
     def one(v: Array, s: Array) -> Array:
         # Without noise and gradient V stays at zero: as good as zero, but with a derivative of its root.
-        return jnp.maximum(v, jnp.maximum(_LEAST * s, jnp.sqrt(jnp.finfo(v.dtype).tiny)))
+        least = _LEAST * ((1 - seen) * initial + seen * s)
+        return jnp.maximum(v, jnp.maximum(least, jnp.sqrt(jnp.finfo(v.dtype).tiny)))
 
     return jax.tree.map(one, v, variance)
+
+
+def debias(b: Array, steps: Array) -> Array:
+    """1 - b^steps, the share of what an average has seen, by which a bias correction divides."""
+    return -jnp.expm1(steps * jnp.log(jnp.maximum(b, jnp.finfo(b.dtype).tiny)))  # b = 0 too has a derivative
 
 
 def square_noise(eta: Array, rho: Array, gradient: PyTree, std: PyTree, dw: SquareNoise) -> PyTree:

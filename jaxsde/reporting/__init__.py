@@ -1,3 +1,11 @@
 """Tables, pictures and files of results."""
 
 from ._comparison import plot as plot, save as save, table as table
+from ._stationary import extrapolate as extrapolate, stationary_table as stationary_table
+from ._sweeps import plot_sweep as plot_sweep
+from ._verification import (
+    verification_line as verification_line,
+    verification_summary as verification_summary,
+    verification_table as verification_table,
+)
+from ._weak_error import plot_weak_error as plot_weak_error, weak_error_table as weak_error_table

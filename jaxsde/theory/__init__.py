@@ -1,6 +1,11 @@
 """Closed forms and exact references: what theory says of an optimizer on a problem, without simulation."""
 
-from ._bounds import LossBound as LossBound, loss_bound as loss_bound
+from ._bounds import (
+    LossBound as LossBound,
+    asymptotic_loss as asymptotic_loss,
+    loss_bound as loss_bound,
+    phase_1_time as phase_1_time,
+)
 from ._closed_forms import (
     DiagonalLaw as DiagonalLaw,
     lemma_3_7 as lemma_3_7,
@@ -15,4 +20,20 @@ from ._closed_forms import (
 from ._discrete import discrete_moments as discrete_moments, discrete_stationary as discrete_stationary
 from ._linear import LinearRecursion as LinearRecursion, LinearSystem as LinearSystem
 from ._moments import Law as Law, moments as moments, stationary as stationary
+from ._phases import (
+    PhaseTwoConstants as PhaseTwoConstants,
+    phase as phase,
+    phase_2_constants as phase_2_constants,
+    phase_2_drift_bounds as phase_2_drift_bounds,
+    phase_sde as phase_sde,
+)
 from ._references import Density as Density, LatticeLaw as LatticeLaw, birth_death as birth_death, density as density
+from ._scaling import fixed_rate_scaled as fixed_rate_scaled, scaled as scaled, with_batch as with_batch
+from ._schedules import (
+    PowerVerdict as PowerVerdict,
+    power_schedule as power_schedule,
+    power_verdict as power_verdict,
+    schedule_integrals as schedule_integrals,
+    schedule_loss_bound as schedule_loss_bound,
+    schedule_moments as schedule_moments,
+)

@@ -8,7 +8,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .. import _checks
 from ..optimizers import SGD, AbstractOptimizer, AdamW, RMSpropW, SignSGD
-from ..problems import Problem
+from ..problems import Gaussian, Problem
+from ._phases import phase_2_constants
 from ._setting import Setting, as_start, as_times, setting
 
 
@@ -22,7 +23,15 @@ class LossBound(NamedTuple):
     """$f$, the bound of the asymptotic loss."""
 
 
-def loss_bound(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: ArrayLike) -> LossBound:
+def loss_bound(
+    opt: AbstractOptimizer,
+    problem: Problem,
+    x0: ArrayLike,
+    ts: ArrayLike,
+    *,
+    phase: int | None = None,
+    published: bool = False,
+) -> LossBound:
     """An upper bound of the expected loss of an optimizer's SDE on a strongly convex quadratic.
 
     All are of the form $E S_t \\le S_0 e^{-rt} + \\frac{\\eta T}{2r} (1 - e^{-rt})$, with $\\mu$ and $L$ the extreme
@@ -37,9 +46,24 @@ def loss_bound(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: Arra
     - RMSprop(W), Adam(W) (Lemma 3.13, batch size 1): $r = 2\\mu/\\sigma + \\theta (L + \\mu)/L$, $T = \\mathcal L_\\tau$;
       for noise that dominates the gradient, and for $\\theta > 0$ a minimum at 0.
 
-    **Arguments:** as those of `moments`.
+    Within one of SignSGD's phases, and Gaussian noise, there are sharper ones (Lemmas 3.4 and 3.5), with $Y$ as in
+    [`phase`][]:
 
-    **Returns:** a `LossBound`: `.loss` `(n,)`, `.rate` and `.floor`.
+    - Phase 1: $S_t \\le (\\sqrt{S_0} - \\sqrt{\\mu/2}\\,t)_+^2$, which reaches 0 at [`phase_1_time`][]. As published it is
+      $\\frac14 (\\sqrt\\mu\\,t - 2\\sqrt{S_0})^2$ up to its zero: valid, but weaker by $\\sqrt2$ in time.
+    - Phase 2: $r = 2\\mu\\Delta$, $\\Delta = \\frac{m}{\\sqrt2 \\sigma} + \\frac{\\eta\\mu m^2}{4\\sigma^2}$,
+      $T = \\mathcal L_\\tau - \\mu d q_1^2$, constants from [`phase_2_constants`][]. As published with
+      $\\hat q = \\max(q_1, q_2)$ in place of $q_1$, which the argument does not support.
+    - Phase 3: as above with $\\kappa = \\mathrm{erf}(1) / \\sqrt2$. As published with $\\kappa = \\sqrt{2/\\pi}$, the slope at
+      0, which is no lower bound within the phase.
+
+    **Arguments:** as those of `moments`;
+
+    - `phase`: SignSGD: 1, 2 or 3 for the bound of that phase, valid as long as all coordinates stay in it.
+    - `published`: SignSGD: whether to take the published constants; without a phase, those of Phase 3.
+
+    **Returns:** a `LossBound`: `.loss` `(n,)`, `.rate` and `.floor`. In Phase 1 the loss falls faster than exponentially:
+    `.rate` is $2\\sqrt{\\mu / (2 S_0)}$, that of its start, and `.floor` is 0.
 
     **Raises:** `ValueError` that names the assumption which fails.
 
@@ -50,6 +74,12 @@ def loss_bound(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: Arra
     """
     s = setting(opt, problem)
     x0, ts = as_start(x0, s), as_times(ts, s)
+    if phase not in (None, 1, 2, 3):
+        raise ValueError(f"phase must be 1, 2, 3 or None, got {phase!r}")
+    if (phase is not None or published) and not isinstance(opt, SignSGD):
+        raise ValueError(f"phase and published are for SignSGD's bounds, got {type(opt).__name__}")
+    if phase is not None and not isinstance(problem.noise, Gaussian):
+        raise ValueError(f"the phases are those of Gaussian noise, got {type(problem.noise).__name__}")
     spectrum = jnp.linalg.eigvalsh(s.dense_hessian)
     mu, smoothness, trace = spectrum[0], spectrum[-1], jnp.sum(spectrum)
     if _checks.is_concrete(mu) and float(mu) <= 0:
@@ -58,8 +88,16 @@ def loss_bound(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: Arra
     if isinstance(opt, SGD):
         variance = jnp.max(jnp.linalg.eigvalsh(s.noise)) if s.noise.ndim == 2 else jnp.max(s.noise)
         rate, source = 2 * mu, trace * variance
+    elif isinstance(opt, SignSGD) and phase == 1:
+        return _phase_1(s.loss(x0, jnp.zeros_like(s.dense_hessian)), mu, ts, published)
+    elif isinstance(opt, SignSGD) and phase == 2:
+        c = phase_2_constants()
+        q = max(c.secant_intercept, c.tangent_intercept) if published else c.secant_intercept
+        rate = 2 * mu * (c.slope / (np.sqrt(2) * sigma) + s.rate * mu * c.slope**2 / (4 * sigma**2))
+        source = trace - mu * spectrum.shape[0] * q**2
     elif isinstance(opt, SignSGD):
-        kappa = _chord(problem, s, x0)
+        start = x0 if phase is None else s.minimum
+        kappa = s.slope if published else chord(problem, s, start)
         rate, source = 2 * mu * (kappa / sigma + 0.5 * s.rate * mu * (kappa / sigma) ** 2), trace
     else:
         if s.noise.ndim == 2 and not problem.noise.independent:
@@ -75,7 +113,58 @@ def loss_bound(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: Arra
     return LossBound(start * left + floor * (1 - left), rate, floor)
 
 
-def _chord(problem: Problem, s: Setting, x0: Array) -> Array:
+def phase_1_time(problem: Problem, x0: ArrayLike, *, published: bool = False) -> Float[Array, ""]:
+    """When SignSGD's loss, followed without noise, has reached its minimum at the latest: $t_* = \\sqrt{2 S_0 / \\mu}$.
+
+    From $\\dot S = -\\|\\nabla f\\|_1 \\le -\\sqrt{2\\mu S}$ (Lemma 3.5, Phase 1). As published it is $2\\sqrt{S_0 /
+    \\mu}$, later by the factor $\\sqrt2$.
+
+    **Arguments:** `problem` with a strongly convex `Quadratic` loss; `x0`, shape `(d,)`; `published`: whether to take the
+    published value.
+
+    **Returns:** a time, in the clock $t = k \\eta$.
+
+    **Raises:** `ValueError` that names the assumption which fails.
+
+    >>> import jaxsde as js
+    >>> round(float(phase_1_time(js.Problem(js.Quadratic([1.0]), js.Gaussian(0.1)), jnp.array([2.0]))), 4)
+    2.0
+    """
+    s = setting(SignSGD(1.0), problem)
+    start = s.loss(as_start(x0, s), jnp.zeros_like(s.dense_hessian))
+    mu = jnp.linalg.eigvalsh(s.dense_hessian)[0]
+    if _checks.is_concrete(mu) and float(mu) <= 0:
+        raise ValueError(f"the bounds assume a strongly convex loss, but the Hessian has the eigenvalue {mu:.4g}")
+    return (2.0 if published else np.sqrt(2.0)) * jnp.sqrt(start / mu)
+
+
+def asymptotic_loss(opt: AbstractOptimizer, problem: Problem, *, published: bool = False) -> Float[Array, ""]:
+    """The bound of the asymptotic expected loss on a strongly convex quadratic, the floor of [`loss_bound`][].
+
+    SignSGD: $\\frac{\\eta \\mathcal L_\\tau}{4\\mu\\Delta}$, linear in $\\sigma$; SGD: $\\frac{\\eta \\mathcal L_\\tau
+    \\sigma^2}{4\\mu}$; RMSprop(W), Adam(W) as in Lemma 3.13, bounded in $\\sigma$ with weight decay. SignSGD's is the
+    smaller of the first two, to leading order and with the published constant, iff $\\sigma > \\sqrt{\\pi/2}$.
+
+    **Arguments:** `opt`, `problem`; `published`: SignSGD: whether to take the published constants.
+
+    **Raises:** as [`loss_bound`][].
+
+    >>> import jaxsde as js
+    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(2.0))
+    >>> [round(float(asymptotic_loss(opt, problem)), 4) for opt in (js.SGD(0.1), js.AdamW(0.1, weight_decay=0.5))]
+    [0.1, 0.025]
+    """
+    s = setting(opt, problem)
+    return loss_bound(opt, problem, s.minimum, jnp.zeros(1), published=published).floor
+
+
+def _phase_1(start: Array, mu: Array, ts: Array, published: bool) -> LossBound:
+    speed = 0.5 * jnp.sqrt(mu) if published else jnp.sqrt(mu / 2)
+    loss = jnp.maximum(jnp.sqrt(start) - speed * ts, 0) ** 2
+    return LossBound(loss, 2 * speed / jnp.sqrt(start), jnp.zeros_like(start))
+
+
+def chord(problem: Problem, s: Setting, x0: Array) -> Array:
     """The slope of the chord of the mean sign, from 0 to the largest normalised gradient at the start."""
     gradient = s.dense_hessian @ (x0 - s.minimum)
     largest = jnp.maximum(jnp.max(jnp.abs(gradient) / s.scale), np.sqrt(2.0))

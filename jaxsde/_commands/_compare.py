@@ -1,0 +1,73 @@
+"""jaxsde compare."""
+
+import dataclasses
+import pathlib
+from typing import Literal, NamedTuple
+
+from .. import reporting
+from .._extras import require
+from ..estimation import compare
+from ._setup import Setup
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare(Setup):
+    """Simulates an optimizer and its SDE on a problem, and sets them beside the theory.
+
+    Prints a table and writes a picture and a netCDF file with all the numbers. Defaults given as None depend on the
+    problem.
+    """
+
+    model: Literal["compagnoni", "compagnoni-drift", "malladi", "second-order", "ode"] = "compagnoni"
+    """The SDE's model."""
+    steps: int | None = None
+    """Optimizer steps. Default 1500 (quadratic, saddle), 300 (breast-cancer), 100 (digits)."""
+    seeds: int | None = None
+    """Noise seeds. Default 20000 (quadratic, saddle), 400 (breast-cancer), 40 (digits)."""
+    substeps: int | None = None
+    """Solver steps of the SDE per optimizer step. Default 8 (quadratic, saddle), 2 (data)."""
+    out: pathlib.Path = pathlib.Path(".")
+    """The folder to write to."""
+
+
+class _Defaults(NamedTuple):
+    steps: int
+    seeds: int
+    substeps: int
+
+
+_DEFAULTS = {
+    "quadratic": _Defaults(1500, 20_000, 8),
+    "saddle": _Defaults(1500, 20_000, 8),
+    "breast-cancer": _Defaults(300, 400, 2),
+    "digits": _Defaults(100, 40, 2),
+}
+
+
+def run_compare(arguments: Compare) -> None:
+    """Runs the comparison, prints the table, and writes the picture and the file."""
+    # What is missing should show before the work is done, not after.
+    require("matplotlib", extra="plots", purpose="the picture")
+    for package in ("xarray", "h5netcdf", "h5py"):
+        require(package, extra="files", purpose="the file of numbers")
+    default = _DEFAULTS[arguments.problem]
+    seeds = default.seeds if arguments.seeds is None else arguments.seeds
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    optimizer, problem, x0 = arguments.build()
+    result = compare(
+        optimizer,
+        problem,
+        x0,
+        steps=default.steps if arguments.steps is None else arguments.steps,
+        seeds=seeds,
+        key=arguments.key,
+        substeps=default.substeps if arguments.substeps is None else arguments.substeps,
+        model=arguments.model,
+        groups=min(40, max(2, seeds)),
+    )
+    print(reporting.table(result))
+    name = arguments.out / f"jaxsde-{arguments.optimizer}-{arguments.problem}"
+    axes = reporting.plot(result)
+    axes.figure.savefig(f"{name}.png", dpi=150)
+    reporting.save(result, f"{name}.nc")
+    print(f"wrote {name}.png and {name}.nc")

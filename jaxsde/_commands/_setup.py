@@ -1,0 +1,103 @@
+"""What an optimizer is and what it is run on: the arguments that the commands share."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from .. import optimizers, problems
+
+DATA = ("breast-cancer", "digits")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """An optimizer and a problem. Defaults given as None depend on the problem."""
+
+    optimizer: tyro.conf.Positional[Literal["sgd", "sign_sgd", "rmsprop", "rmspropw", "adam", "adamw"]]
+    """The optimizer."""
+    problem: Literal["quadratic", "saddle", "breast-cancer", "digits"] = "quadratic"
+    """quadratic: f = x'Hx/2; saddle: an embedded saddle with minima beside it; breast-cancer: logistic regression; digits:
+    a small MLP. The last two use the real data that scikit-learn ships, full batches with noise added to the gradient."""
+    hessian: tuple[float, ...] = (1.0, 2.0)
+    """quadratic: the diagonal of H."""
+    noise: Literal["gaussian", "student-t", "laplace", "uniform", "alpha-stable"] = "gaussian"
+    """The law of the gradient noise."""
+    noise_scale: float | None = None
+    """Its scale per coordinate: the standard deviation of Gaussian noise. Default 2 (quadratic), 1 (saddle), 0.1 (data)."""
+    df: float = 3.0
+    """student-t: degrees of freedom."""
+    alpha: float = 1.5
+    """alpha-stable: the index of stability."""
+    learning_rate: float = 0.01
+    """The learning rate."""
+    b1: float = 0.9
+    """Adam(W): decay of the mean gradient."""
+    b2: float = 0.99
+    """Adam(W): decay of the mean squared gradient."""
+    decay: float = 0.99
+    """RMSprop(W): decay of the mean squared gradient."""
+    eps: float = 1e-8
+    """Adam(W), RMSprop(W): added to the root."""
+    initial_scale: float | None = None
+    """RMSprop(W): where the mean squared gradient starts. Default: the noise variance, the value it settles at, which the
+    theory assumes; 0 is Optax's default."""
+    weight_decay: float = 0.1
+    """RMSpropW, AdamW: decoupled weight decay."""
+    start: float = 1.0
+    """quadratic, saddle: the value that every coordinate starts from."""
+    seed: int = 0
+    """Of the random key."""
+
+    @property
+    def key(self) -> jax.Array:
+        """The random key."""
+        return jax.random.key(self.seed)
+
+    def build(self) -> tuple[Any, Any, Any]:
+        """The optimizer, the problem and the start."""
+        scale = self.noise_scale
+        if scale is None:
+            scale = {"quadratic": 2.0, "saddle": 1.0}.get(self.problem, 0.1)
+        problem, x0 = self._problem(self._noise(scale))
+        return self._optimizer(problem, x0), problem, x0
+
+    def _noise(self, scale: float) -> Any:
+        laws = {
+            "gaussian": lambda: problems.Gaussian(scale),
+            "student-t": lambda: problems.StudentT(self.df, scale),
+            "laplace": lambda: problems.Laplace(scale),
+            "uniform": lambda: problems.Uniform(scale),
+            "alpha-stable": lambda: problems.AlphaStable(self.alpha, scale),
+        }
+        return laws[self.noise]()
+
+    def _problem(self, noise: Any) -> tuple[Any, Any]:
+        if self.problem == "quadratic":
+            return problems.Problem(problems.Quadratic(self.hessian), noise), jnp.full(len(self.hessian), self.start)
+        if self.problem == "saddle":
+            return problems.Problem(problems.EmbeddedSaddle(), noise), jnp.full(2, self.start)
+        data = problems.load(self.problem)
+        if self.problem == "breast-cancer":
+            loss = problems.LogisticRegression(data.features, data.labels, ridge=0.01)
+            return problems.Problem(loss, noise), jnp.zeros(data.features.shape[1])
+        loss, init = problems.mlp(data.features, data.labels)
+        return problems.Problem(loss, noise), init(self.key)
+
+    def _optimizer(self, problem: Any, x0: Any) -> Any:
+        name, rate = self.optimizer, self.learning_rate
+        if name in ("sgd", "sign_sgd"):
+            return {"sgd": optimizers.SGD, "sign_sgd": optimizers.SignSGD}[name](rate)
+        decayed = {"weight_decay": self.weight_decay} if name.endswith("w") else {}
+        if name.startswith("adam"):
+            kind = optimizers.AdamW if decayed else optimizers.Adam
+            return kind(rate, b1=self.b1, b2=self.b2, eps=self.eps, **decayed)
+        initial = self.initial_scale
+        if initial is None:
+            variance = float(np.mean([np.mean(leaf) for leaf in jax.tree.leaves(problem.noise.variance(x0))]))
+            initial = variance if np.isfinite(variance) else 0.0
+        kind = optimizers.RMSpropW if decayed else optimizers.RMSprop
+        return kind(rate, decay=self.decay, eps=self.eps, initial_scale=initial, **decayed)

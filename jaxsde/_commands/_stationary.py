@@ -1,0 +1,68 @@
+"""jaxsde stationary."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from .. import reporting, theory
+from ..estimation import stationary
+from ._setup import Setup
+
+
+@dataclasses.dataclass(frozen=True)
+class Stationary(Setup):
+    """Estimates the stationary law of an optimizer and of its SDE, and sets them beside the closed forms.
+
+    Prints mean, covariance and loss with standard errors, by how much control variates cut the variance, R-hat,
+    effective sample sizes, and whether the runs are stationary. The SDE's numbers are extrapolated to a solver step of
+    zero from two runs.
+    """
+
+    model: str = "compagnoni"
+    """The SDE's model."""
+    steps: int | None = None
+    """Optimizer steps; by default as many as it takes."""
+    seeds: int = 20_000
+    """Noise seeds."""
+    substeps: int = 4
+    """Solver steps of the SDE per optimizer step, in the coarser of its two runs."""
+
+
+def run_stationary(arguments: Stationary) -> None:
+    """Estimates and prints."""
+    opt, problem, x0 = arguments.build()
+    common: dict[str, Any] = dict(key=arguments.key, seeds=arguments.seeds, steps=arguments.steps)
+    columns = {"optimizer": stationary(opt.chain(problem), x0, **common)}
+    notes = []
+    try:
+        sde = opt.sde(problem, model=arguments.model)
+        runs = [stationary(sde, x0, substeps=n * arguments.substeps, **common) for n in (1, 2)]
+        columns["SDE"] = reporting.extrapolate(*runs)
+    except ValueError as error:
+        notes.append(f"no SDE: {error}")
+    forms = {}
+    for name, form in (("theory", theory.stationary), ("discrete theory", theory.discrete_stationary)):
+        try:
+            forms[name] = form(opt, problem)
+        except ValueError as error:
+            notes.append(f"no {name}: {error}")
+    forms |= _exact(opt, problem, notes)
+    print(reporting.stationary_table(columns, forms, notes))
+
+
+def _exact(opt: Any, problem: Any, notes: list[str]) -> dict[str, theory.Law]:
+    """Exact laws of one-dimensional problems, by detailed balance and by quadrature."""
+    exact = {}
+    references = {
+        "exact optimizer": lambda: theory.birth_death(opt, problem),
+        "exact SDE": lambda: theory.density(opt.sde(problem)),
+    }
+    for name, reference in references.items():
+        try:
+            law = reference()
+        except (ValueError, TypeError):
+            continue  # these exist in one dimension, for few optimizers
+        mean, variance = jnp.atleast_1d(law.mean), jnp.atleast_2d(law.variance)
+        exact[name] = theory.Law(mean, variance, jnp.asarray(jnp.nan))
+    return exact

@@ -1,0 +1,44 @@
+"""jaxsde verify."""
+
+import dataclasses
+import pathlib
+import sys
+
+from .. import reporting, verification
+from .._extras import require
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Checks the statements of the theory, one line each: formula, its value, the simulated value, the verdict.
+
+    Exits with status 1 where a statement comes out otherwise than known.
+    """
+
+    only: str | None = None
+    """One group of statements: sgd, sign_sgd, ..."""
+    quick: bool = False
+    """A selection only, with fewer seeds: under a minute."""
+    out: pathlib.Path | None = None
+    """A folder to write pictures to: rates and asymptotic losses against the noise, theory drawn in."""
+
+
+def run_verify(arguments: Verify) -> None:
+    """Checks and prints, line by line; then the pictures, if asked for."""
+    if arguments.out is not None:
+        require("matplotlib", extra="plots", purpose="pictures")
+        arguments.out.mkdir(parents=True, exist_ok=True)
+
+    def show(outcome: verification.Outcome) -> None:
+        print(reporting.verification_line(outcome), flush=True)
+
+    result = verification.verify(arguments.only, quick=arguments.quick, report=show)
+    print(reporting.verification_summary(result))
+    if arguments.out is not None:
+        factor = verification.QUICK if arguments.quick else 1.0
+        for name, sweep in (("rates", verification.rates), ("losses", verification.losses), ("decays", verification.decays)):
+            path = arguments.out / f"jaxsde-{name}.png"
+            reporting.plot_sweep(sweep(factor)).figure.savefig(path, dpi=150)
+            print(f"wrote {path}")
+    if result.surprises:
+        sys.exit(1)

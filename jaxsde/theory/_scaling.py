@@ -1,0 +1,117 @@
+"""Scaling rules: the hyperparameters for another batch size that leave an optimizer's SDE as it is."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+from .. import _checks
+from ..optimizers import SGD, AbstractOptimizer, SignSGD
+from ..problems import AbstractIndependentNoise, Gaussian, Problem
+
+
+def scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
+    """The optimizer for a batch $\\delta$ times as large, whose noise has the covariance $\\Sigma / \\delta$.
+
+    - SGD, the linear rule: $\\eta \\to \\delta\\eta$, which keeps $\\eta\\Sigma$.
+    - SignSGD: $\\eta \\to \\sqrt\\delta\\,\\eta$, which keeps $\\eta\\sigma$, and with it the law where noise dominates
+      (derived here from Lemma 3.7).
+    - RMSprop, Adam, the square-root rule: with $\\kappa = \\sqrt\\delta$, $\\eta \\to \\kappa\\eta$,
+      $1 - \\beta_i \\to \\kappa^2 (1 - \\beta_i)$, $\\epsilon \\to \\epsilon / \\kappa$, and $v_0 \\to v_0 / \\kappa^2$
+      (Malladi et al., 2022).
+    - RMSpropW, AdamW: moreover $\\theta \\to \\kappa\\theta$, from the invariance of the bound of Lemma 3.13.
+
+    In each case `steps` becomes `steps` / $\\delta$: a step does the work of $\\delta$ smaller ones. Schedules are scaled and
+    compressed accordingly.
+
+    **Arguments:** `opt`; `batch_ratio`: $\\delta > 0$.
+
+    **Returns:** an optimizer of the same kind.
+
+    **Raises:** `ValueError` where a decay rate would fall below 0.
+
+    >>> import jaxsde as js
+    >>> new = scaled(js.AdamW(0.01, b1=0.9, b2=0.99, weight_decay=0.1), 4.0)
+    >>> [round(float(v), 4) for v in (new.learning_rate, new.b1, new.b2, new.weight_decay)]
+    [0.02, 0.6, 0.96, 0.2]
+    """
+    _check(opt, batch_ratio)
+    kappa = batch_ratio if isinstance(opt, SGD) else jnp.sqrt(batch_ratio)
+    return _changed(opt, kappa, batch_ratio, batch_ratio, kappa)
+
+
+def fixed_rate_scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
+    """The adaptive optimizer for a batch $\\delta$ times as large at the same learning rate.
+
+    $1 - \\beta_i \\to \\sqrt\\delta (1 - \\beta_i)$, $\\theta \\to \\sqrt\\delta\\,\\theta$, $\\epsilon \\to \\epsilon /
+    \\sqrt\\delta$, and `steps` becomes `steps` / $\\sqrt\\delta$: the curve against rescaled time keeps its rate, while the
+    stationary covariance falls by the factor $1 / \\sqrt\\delta$. The member of the family of Lemma 3.13 with $\\kappa = 1$.
+
+    **Arguments, returns, raises:** as those of [`scaled`][]; SGD and SignSGD have nothing to scale and are refused.
+
+    >>> import jaxsde as js
+    >>> round(float(fixed_rate_scaled(js.AdamW(0.01, b1=0.9, b2=0.99, weight_decay=0.1), 4.0).weight_decay), 4)
+    0.2
+    """
+    _check(opt, batch_ratio)
+    if isinstance(opt, (SGD, SignSGD)):
+        raise ValueError(f"{type(opt).__name__} has nothing to scale but its learning rate")
+    root = jnp.sqrt(batch_ratio)
+    return _changed(opt, jnp.ones(()), root, root, root)
+
+
+def with_batch(problem: Problem, batch_ratio: ArrayLike) -> Problem:
+    """The problem with a batch $\\delta$ times as large: noise of $1 / \\sqrt\\delta$ times the scale.
+
+    **Arguments:** `problem` with noise of constant law and finite variance; `batch_ratio`: $\\delta > 0$.
+
+    **Raises:** `ValueError` for other noise, whose mean over a batch has another law.
+
+    >>> import jaxsde as js
+    >>> with_batch(js.Problem(js.Quadratic([1.0]), js.Gaussian(2.0)), 4.0).noise.scale.item()
+    1.0
+    """
+    _checks.number("batch_ratio", batch_ratio, low=0.0)
+    noise = problem.noise
+    if not noise.has_variance:
+        raise ValueError(f"a mean of {type(noise).__name__} noise without variance does not shrink as one over the root")
+    if isinstance(noise, Gaussian) and noise.matrix is not None:
+        smaller: Any = Gaussian(covariance=noise.matrix / batch_ratio)
+    elif isinstance(noise, (Gaussian, AbstractIndependentNoise)):
+        scale = jax.tree.map(lambda s: s / jnp.sqrt(batch_ratio), noise.scale)
+        smaller = eqx.tree_at(lambda n: n.scale, noise, scale)
+    else:
+        raise ValueError(f"with_batch needs noise of constant law, got {type(noise).__name__}")
+    return Problem(problem.loss, smaller)
+
+
+def _check(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> None:
+    if not isinstance(opt, AbstractOptimizer):
+        raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {opt!r}")
+    _checks.number("batch_ratio", batch_ratio, low=0.0)
+
+
+def _changed(opt: AbstractOptimizer, kappa: Any, steps: Any, decays: Any, theta: Any) -> AbstractOptimizer:
+    """The optimizer with rates times `kappa`, `steps` times fewer steps, 1 - beta times `decays`, and decay times `theta`."""
+    changes: dict[str, Any] = {}
+    if callable(opt.learning_rate):
+        changes["learning_rate"] = eqx.Partial(_compressed, opt.learning_rate, kappa, steps)
+        changes["reference_rate"] = opt.rate * kappa
+    else:
+        changes["learning_rate"] = opt.rate * kappa
+    for name in ("decay", "b1", "b2"):
+        if hasattr(opt, name):
+            beta = 1 - decays * (1 - getattr(opt, name))
+            if _checks.is_concrete(beta) and float(beta) < 0:
+                raise ValueError(f"{name} would have to be {float(beta):.4g}, below 0, for a batch this many times larger")
+            changes[name] = beta
+    for name, factor in (("weight_decay", theta), ("eps", 1 / theta), ("initial_scale", 1 / theta**2)):
+        if hasattr(opt, name):
+            changes[name] = getattr(opt, name) * factor
+    return eqx.tree_at(lambda o: [getattr(o, name) for name in changes], opt, list(changes.values()))
+
+
+def _compressed(schedule: Any, kappa: Any, steps: Any, count: Array) -> Array:
+    return kappa * schedule(count * steps)

@@ -1,0 +1,217 @@
+"""Learning-rate schedules: moments and bounds along them, and which of them converge."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from .. import _checks
+from ..optimizers import SGD, AbstractOptimizer, SignSGD
+from ..problems import Problem
+from ._bounds import LossBound, chord
+from ._moments import Law
+from ._setting import Setting, as_start, setting
+
+# Nodes and weights of Gauss's rule within a step.
+_NODES, _WEIGHTS = 0.5 + np.array([-0.5, 0.5]) / np.sqrt(3), np.array([0.5, 0.5])
+
+
+class PowerVerdict(NamedTuple):
+    """Whether the expected loss tends to its minimum, and as which power of time, $t^{-p}$."""
+
+    converges: bool
+    exponent: float
+    logarithm: bool
+    """Whether a logarithm multiplies the power."""
+
+
+def power_schedule(power: float, reference_rate: float) -> Callable[[Any], Any]:
+    """An Optax schedule with $\\eta_t = (t + 1)^{-\\nu}$ in the clock $t = k \\eta$, $\\eta$ the reference rate.
+
+    **Arguments:** `power`: $\\nu \\ge 0$; `reference_rate`: $\\eta$, the rate it starts with.
+
+    >>> round(power_schedule(0.5, 0.1)(30), 4)  # t = 3
+    0.05
+    """
+    _checks.number("power", power, low=0.0, closed="low")
+    _checks.number("reference_rate", reference_rate, low=0.0)
+    return lambda count: reference_rate * (count * reference_rate + 1) ** -power
+
+
+def power_verdict(opt: AbstractOptimizer, problem: Problem, power: float) -> PowerVerdict:
+    """How a schedule $\\eta_t = (t + 1)^{-\\nu}$ fares on a strongly convex quadratic.
+
+    It converges iff $\\int \\eta_t = \\infty$ and $\\eta_t \\to 0$: for $\\nu$ in (0, 1) as $\\eta_t$ itself; for $\\nu = 1$ as
+    $t^{-\\min(1, c)}$, with $c = 2\\mu$ for SGD and $2\\mu\\sqrt{2/\\pi} / \\sigma$ for SignSGD, and with a logarithm at $c
+    = 1$; for $\\nu > 1$ and for $\\nu = 0$ not.
+
+    **Arguments:** `opt`: SGD or SignSGD, of which the kind matters; `problem` with a `Quadratic` loss; `power`: $\\nu \\ge 0$.
+
+    **Raises:** `ValueError` that names the assumption which fails.
+
+    >>> import jaxsde as js
+    >>> power_verdict(js.SGD(0.1), js.Problem(js.Quadratic([0.25]), js.Gaussian(1.0)), 1.0).exponent
+    0.5
+    """
+    _checks.number("power", power, low=0.0, closed="low")
+    s = _scheduled_setting(opt, problem)
+    mu = float(_curvature(s)[0])
+    rate = 2 * mu if isinstance(opt, SGD) else 2 * mu * float(s.slope) / float(jnp.max(s.scale))
+    if power == 0 or power > 1:
+        return PowerVerdict(False, 0.0, False)
+    if power < 1:
+        return PowerVerdict(True, float(power), False)
+    return PowerVerdict(True, min(1.0, rate), rate == 1)
+
+
+def schedule_integrals(opt: AbstractOptimizer, ts: ArrayLike) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """$\\phi^1_t = \\int_0^t \\eta_s ds$ and $\\phi^2_t = \\int_0^t \\eta_s^2 ds$ of an optimizer's relative learning rate.
+
+    **Arguments:** `opt`, with a schedule or without; `ts`: times, shape `(n,)`, in the clock $t = k \\eta$.
+
+    **Returns:** two arrays of shape `(n,)`.
+
+    >>> import jaxsde as js
+    >>> opt = js.SGD(power_schedule(0.5, 0.1), reference_rate=0.1)
+    >>> [round(float(p[0]), 4) for p in schedule_integrals(opt, [3.0])]  # 2 (sqrt 4 - 1), log 4
+    [2.0, 1.3863]
+    """
+    times = _times(ts)
+    first, second = _cells(opt, times)[1:]
+    return tuple(np.concatenate([[0.0], np.cumsum(c @ _WEIGHTS)])[_places(opt, times)] for c in (first, second))  # type: ignore[return-value]
+
+
+def schedule_moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: ArrayLike) -> Law:
+    """Mean and covariance of SGD's or SignSGD's SDE along a schedule, on a diagonal quadratic.
+
+    $E X_t - x_* = e^{-a \\phi^1_t} (x_0 - x_*)$, and the second moment $m$ follows
+    $\\dot m = -2 (a \\eta_t + b \\eta_t^2) m + \\eta \\eta_t^2 q$, per coordinate: for SGD $a = \\lambda$, $b = 0$, $q =
+    \\sigma^2$; for SignSGD in Phase 3 $a$ and $b$ as in Lemma 3.7, $q = 1$.
+
+    **Arguments:** `opt`: SGD or SignSGD; `problem` with a `Quadratic` loss of a diagonal Hessian and independent noise;
+    `x0`, shape `(d,)`; `ts`, shape `(n,)`, whole numbers of steps.
+
+    **Returns:** a `Law`: `.mean` `(n, d)`, `.covariance` `(n, d, d)`, `.loss` `(n,)`.
+
+    **Raises:** `ValueError` that names the assumption which fails.
+
+    >>> import jaxsde as js
+    >>> opt = js.SGD(power_schedule(0.5, 0.1), reference_rate=0.1)
+    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    >>> round(float(schedule_moments(opt, problem, jnp.ones(1), [3.0]).mean[0, 0]), 4)  # exp(-2)
+    0.1353
+    """
+    s = _scheduled_setting(opt, problem)
+    if not s.diagonal:
+        raise ValueError("moments along a schedule assume a diagonal Hessian, given as a vector, and independent noise")
+    x0, times = np.asarray(as_start(x0, s), float), _times(ts)
+    hessian, scale, minimum = (np.asarray(v, float) for v in (s.hessian, s.scale, s.minimum))
+    eta = float(opt.rate)
+    if isinstance(opt, SGD):
+        a, b, source = hessian, np.zeros_like(hessian), np.asarray(s.noise, float)
+    else:
+        a = float(s.slope) * hessian / scale
+        b, source = 0.5 * eta * a * a, np.ones_like(a)
+    offset = x0 - minimum
+    mean = np.exp(-np.outer(schedule_integrals(opt, times)[0], a)) * offset
+    variance = _relaxed(opt, times, offset**2, a, b, eta * source) - mean**2
+    covariance = jax.vmap(jnp.diag)(jnp.asarray(variance, s.hessian.dtype))
+    centre = jnp.asarray(mean + minimum, s.hessian.dtype)
+    return Law(centre, covariance, s.loss(centre, covariance))
+
+
+def schedule_loss_bound(
+    opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: ArrayLike, *, published: bool = False
+) -> LossBound:
+    """An upper bound of the expected loss of SGD's or SignSGD's SDE along a schedule, on a strongly convex quadratic.
+
+    $E S_t \\le e^{-2 A_t} \\big(S_0 + \\frac{\\eta T}2 \\int_0^t e^{2 A_s} \\eta_s^2 ds\\big)$: for SGD $A_t = \\mu
+    \\phi^1_t$ and $T = \\mathcal L_\\tau \\sigma^2$; for SignSGD $A_t = \\mu\\kappa\\phi^1_t / \\sigma + \\frac\\eta2
+    \\mu^2 \\kappa^2 \\phi^2_t / \\sigma^2$ and $T = \\mathcal L_\\tau$, with $\\kappa$ the slope of the mean sign's chord
+    as in [`loss_bound`][], or as published $\\sqrt{2/\\pi}$, its slope at 0.
+
+    **Arguments:** as those of [`loss_bound`][]; `ts` are whole numbers of steps.
+
+    **Returns:** a `LossBound`; its `.rate` and `.floor` are those at the full rate, $\\eta_t = 1$.
+
+    **Raises:** `ValueError` that names the assumption which fails.
+
+    >>> import jaxsde as js
+    >>> opt = js.SGD(power_schedule(0.5, 0.1), reference_rate=0.1)
+    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(0.0))
+    >>> round(float(schedule_loss_bound(opt, problem, jnp.ones(1), [3.0]).loss[0]), 4)  # exp(-4) / 2
+    0.0092
+    """
+    s = _scheduled_setting(opt, problem)
+    start, times, eta = as_start(x0, s), _times(ts), float(opt.rate)
+    mu, trace = (float(v) for v in _curvature(s))
+    sigma = float(jnp.max(s.scale))
+    if isinstance(opt, SGD):
+        variance = float(jnp.max(jnp.linalg.eigvalsh(s.noise)) if s.noise.ndim == 2 else jnp.max(s.noise))
+        a, b, source = mu, 0.0, trace * variance
+    else:
+        kappa = float(s.slope if published else chord(problem, s, start))
+        a, source = mu * kappa / sigma, trace
+        b = 0.5 * eta * a * a
+    loss = np.asarray(s.loss(start, jnp.zeros_like(s.dense_hessian)), float)
+    bound = _relaxed(opt, times, loss[None], np.array([a]), np.array([b]), np.array([eta * source / 2]))[:, 0]
+    rate = 2 * (a + b)
+    return LossBound(*(jnp.asarray(v, s.hessian.dtype) for v in (bound, rate, 0.5 * eta * source / rate)))
+
+
+def _relaxed(
+    opt: AbstractOptimizer, times: np.ndarray, start: np.ndarray, a: np.ndarray, b: np.ndarray, source: np.ndarray
+) -> np.ndarray:
+    """The solution of $\\dot m = -2 (a \\eta_t + b \\eta_t^2) m + q \\eta_t^2$ at `times`, step by step: no exponent ever
+    grows."""
+    _, first, second = _cells(opt, times)
+    # What is left, at the end of a step, of what was there at its start and at each of its nodes.
+    whole = 2 * (np.outer(first @ _WEIGHTS, a) + np.outer(second @ _WEIGHTS, b))
+    kept = np.exp(-whole)
+    fresh = sum(w * second[:, [i]] * np.exp(-(1 - _NODES[i]) * whole) for i, w in enumerate(_WEIGHTS)) * source
+    values = [start]
+    for decay, gain in zip(kept, fresh, strict=True):
+        values.append(decay * values[-1] + gain)
+    return np.stack(values)[_places(opt, times)]
+
+
+def _cells(opt: AbstractOptimizer, times: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """For each step up to the last time: step length times the relative rate, and times its square, at Gauss's nodes."""
+    eta = float(opt.rate)
+    count = int(np.max(_places(opt, times), initial=0))
+    nodes = np.arange(count)[:, None] + _NODES
+    if opt.reference_rate is None:
+        relative = np.ones_like(nodes)
+    else:
+        relative = np.asarray(jax.vmap(jax.vmap(opt.learning_rate))(jnp.asarray(nodes)), float) / eta
+    return count, eta * relative, eta * relative**2
+
+
+def _places(opt: AbstractOptimizer, times: np.ndarray) -> np.ndarray:
+    """The steps at `times`."""
+    return np.round(times / float(opt.rate)).astype(int)
+
+
+def _times(ts: ArrayLike) -> np.ndarray:
+    times = np.asarray(ts, float)
+    if times.ndim != 1:
+        raise ValueError(f"ts must be a vector of times, got shape {times.shape}")
+    _checks.number("ts", times, low=0.0, closed="low")
+    return times
+
+
+def _curvature(s: Setting) -> tuple[Array, Array]:
+    spectrum = jnp.linalg.eigvalsh(s.dense_hessian)
+    if float(spectrum[0]) <= 0:
+        raise ValueError(f"a strongly convex loss is assumed, but the Hessian has the eigenvalue {spectrum[0]:.4g}")
+    return spectrum[0], jnp.sum(spectrum)
+
+
+def _scheduled_setting(opt: AbstractOptimizer, problem: Problem) -> Setting:
+    """The setting of the same optimizer at the constant reference rate."""
+    if not isinstance(opt, (SGD, SignSGD)):
+        raise ValueError(f"schedules have closed forms for SGD and SignSGD, got {type(opt).__name__}")
+    return setting(type(opt)(opt.rate), problem)
