@@ -18,8 +18,8 @@ def test_distances_are_those_of_scipy(sizes, digits):
     for ours, theirs in ((wasserstein, scipy.stats.wasserstein_distance), (energy, scipy.stats.energy_distance)):
         expected = [theirs(x, y) for x, y in zip(a.T, b.T, strict=True)]
         np.testing.assert_allclose(ours(a, b), expected, rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(compare_laws(a, b, statistic=ours.__name__, permutations=1).distance, expected, atol=1e-12)
-        assert ours(a[:, 0], b[:, 0]).shape == ()
+        assert compare_laws(a, b, statistic=ours.__name__, permutations=1).distance == pytest.approx(np.max(expected))
+        np.testing.assert_allclose(ours(a[:, 0], b[:, 0]), expected[:1], rtol=1e-10, atol=1e-12)
 
 
 def test_wasserstein_of_two_gaussians_is_the_shift():
@@ -39,8 +39,8 @@ def test_sliced_wasserstein_of_shifted_gaussians():
 def test_sliced_wasserstein_sees_a_correlation_that_coordinates_hide():
     a = _normal(0, 500, 2)
     b = _normal(1, 500, 2) @ np.linalg.cholesky([[1.0, 0.8], [0.8, 1.0]]).T
-    assert np.all(compare_laws(a, b).pvalue > 0.01)
-    assert compare_laws(a, b, statistic="sliced", projections=16, permutations=199).pvalue == 1 / 200
+    assert compare_laws(a, b, statistic="wasserstein").pvalue > 0.01
+    assert compare_laws(a, b, projections=16).pvalue == 1 / 200
 
 
 @pytest.mark.parametrize("statistic", ["wasserstein", "energy", "sliced"])
@@ -50,26 +50,20 @@ def test_pvalues_of_equal_laws_are_uniform(statistic):
         compare_laws(*rng.standard_t(3, (2, 40, 2)), statistic=statistic, permutations=99, projections=8, seed=seed).pvalue
         for seed in range(150)
     ]
-    first = np.reshape(found, (150, -1))[:, 0]
-    assert scipy.stats.kstest(first - 0.005, "uniform").pvalue > 1e-3
-    assert np.mean(first <= 0.1) < 0.1 + 5 * np.sqrt(0.09 / 150)
+    assert scipy.stats.kstest(np.array(found) - 0.005, "uniform").pvalue > 1e-3
+    assert np.mean(np.array(found) <= 0.1) < 0.1 + 5 * np.sqrt(0.09 / 150)
 
 
 @pytest.mark.parametrize("statistic", ["wasserstein", "energy", "sliced"])
 def test_a_shifted_law_is_rejected(statistic):
-    result = compare_laws(_normal(0, 300), _normal(1, 200) + 0.5, statistic=statistic, permutations=199)
-    assert result.pvalue == 1 / 200 and result.pvalue.shape == ()
+    result = compare_laws(_normal(0, 300, 2), _normal(1, 200, 2) + [0.0, 0.5], statistic=statistic)
+    assert result.pvalue == 1 / 200
     assert result.null_mean < result.null_quantile < result.distance
-
-
-def test_only_the_shifted_coordinate_is_rejected():
-    result = compare_laws(_normal(0, 300, 2), _normal(1, 200, 2) + [0.0, 0.5])
-    assert result.pvalue[0] > 0.01 and result.pvalue[1] == 0.001
 
 
 def test_the_null_is_what_fresh_samples_of_one_law_give():
     rng = np.random.default_rng(3)
-    fresh = [float(wasserstein(*rng.standard_normal((2, 200)))) for _ in range(2000)]
+    fresh = [wasserstein(*rng.standard_normal((2, 200)))[0] for _ in range(2000)]
     result = compare_laws(*rng.standard_normal((2, 200)), permutations=999)
     # The pool of 400 is itself a sample: its scale is off by some per cent.
     assert result.null_mean == pytest.approx(np.mean(fresh), rel=0.1)
@@ -85,7 +79,6 @@ def test_results_depend_on_the_seed_alone():
     ("bad", "match"),
     [
         (lambda: wasserstein(np.ones((3, 2)), np.ones((3, 1))), "same coordinates"),
-        (lambda: wasserstein(np.ones(3), np.ones((3, 1))), "same coordinates"),
         (lambda: energy(np.ones((2, 2, 2)), np.ones((2, 2, 2))), "a must be samples"),
         (lambda: energy(np.ones(2), np.ones(0)), "b must be samples"),
         (lambda: compare_laws(np.ones(4), np.array([1, np.nan, np.inf, 2.0])), "b must be finite, but 2 of its 4"),

@@ -16,6 +16,8 @@ from ._diagnostics import burn_in
 _BEGIN, _END, _CLEAR = 0.8, 0.1, 5
 # For power laws it is the last decade of times.
 _LATE = 0.1
+# A drift of the floor by less than this share of the whole fall does not matter to the rate.
+_NEGLIGIBLE = 1e-4
 _GROUPS = 40
 
 
@@ -45,7 +47,7 @@ class _Kind(NamedTuple):
 
 _KINDS = {
     "exponential": _Kind(np.log, lambda e: 1 / e, lambda t: t),
-    "sqrt": _Kind(np.sqrt, lambda e: 0.5 / np.sqrt(e), lambda t: t),
+    "root": _Kind(np.sqrt, lambda e: 0.5 / np.sqrt(e), lambda t: t),
     "power": _Kind(np.log, lambda e: 1 / e, np.log),
 }
 
@@ -83,7 +85,7 @@ def convergence_rate(
 
     - `"exponential"`: $\\log(m_t - m_\\infty)$ against $t$, as under the bounds $S_0 e^{-2 \\mu \\Delta t}$ of Phases 2
       and 3 (Compagnoni et al., 2025, Lemma 3.5);
-    - `"sqrt"`: $\\sqrt{m_t - m_\\infty}$ against $t$, as in Phase 1, where the loss is a square that reaches zero;
+    - `"root"`: $\\sqrt{m_t - m_\\infty}$ against $t$, as in Phase 1, where the loss is a square that reaches zero;
     - `"power"`: $\\log(m_t - m_\\infty)$ against $\\log t$: $m_t - m_\\infty \\propto t^{-p}$.
 
     With `Jackknife` statistics the standard error is the jackknife over groups of seeds, and with `Samples` as well, of
@@ -99,13 +101,13 @@ def convergence_rate(
     - `window`: first and last time of the fit; by default from where the excess $m_t - m_\\infty$ first falls below 80 %
       of its start to where it first falls below 10 % of it, or below five standard errors. For `"power"`, whose slope
       is one of late times, from a tenth of the last time on, while the excess is above five standard errors.
-    - `kind`: `"exponential"`, `"sqrt"` or `"power"`.
+    - `kind`: `"exponential"`, `"root"` or `"power"`.
     - `level`: of the confidence interval: Student's with one degree of freedom less than groups, or a normal one.
 
     **Returns:** a [`ConvergenceRate`][]: `.rate`, `.stderr`, `.interval`, `.floor`, `.window`.
 
-    **Raises:** `TypeError` for other statistics; `ValueError` for an observable that is not a scalar, a curve that has
-    not settled where its floor is wanted, a window of fewer than three records, or a mean not above the floor there.
+    **Raises:** `TypeError` for other statistics; `ValueError` for an observable that is not a scalar, a mean that
+    does not fall or has not settled where its floor is wanted, a window of fewer than three records, or a mean not above the floor there.
 
     >>> import jaxsde as js
     >>> run = js.simulate(
@@ -147,12 +149,12 @@ def convergence_rate(
 
 def phase_rates(
     statistics: MomentStatistics | JackknifeStatistics | SampleStatistics,
+    boundaries: Sequence[float],
     *,
-    edges: Sequence[float],
-    kinds: Sequence[str],
+    kinds: Sequence[str] | None = None,
     floor: float | None = None,
     level: float = 0.95,
-) -> tuple[ConvergenceRate, ...]:
+) -> list[ConvergenceRate | None]:
     """The rate in each of the phases through which a mean falls, one after the other.
 
     Where phases end at known times, [`convergence_rate`][] takes each as its `window`.
@@ -160,40 +162,43 @@ def phase_rates(
     **Arguments:**
 
     - `statistics`: of a scalar observable, such as `ensemble["loss"]`.
-    - `edges`: the values between which the phases lie, falling, one more than there are phases. Phase `i` goes from the
-      first record at or below `edges[i]` to the last before one below `edges[i + 1]`.
-    - `kinds`: what decays how, one per phase; for SignSGD `("sqrt", "exponential", "exponential")` (Compagnoni et al.,
-      2025, Lemma 3.5).
+    - `boundaries`: the values that cut the run into phases, falling. A phase starts with the first record at or below
+      its boundary; the last one ends where the mean is no longer five standard errors above its floor.
+    - `kinds`: what decays how, one more than boundaries, by default all `"exponential"`; for SignSGD
+      `("root", "exponential", "exponential")` (Compagnoni et al., 2025, Lemma 3.5).
     - `floor`, `level`: as in [`convergence_rate`][], for every phase.
 
-    **Returns:** a [`ConvergenceRate`][] per phase.
+    **Returns:** a [`ConvergenceRate`][] per phase; None where a phase has fewer than three records.
 
-    **Raises:** as [`convergence_rate`][]; `ValueError` for edges that do not fall or do not fit `kinds`.
+    **Raises:** as [`convergence_rate`][]; `ValueError` for boundaries that do not fall or do not fit `kinds`.
 
     >>> import jaxsde as js
+    >>> problem = js.Problem(js.Quadratic([2.0]), js.Gaussian(0.01))
     >>> run = js.simulate(
-    ...     js.SignSGD(0.01).chain(js.Problem(js.Quadratic([2.0]), js.Gaussian(0.01))), jnp.ones(1),
-    ...     steps=90, seeds=10, key=jax.random.key(0), every=1, observe={"loss": lambda x: x[0] ** 2},
+    ...     js.SignSGD(0.01).chain(problem), jnp.ones(1), steps=90, seeds=10, every=1, key=jax.random.key(0)
     ... )
-    >>> (phase,) = phase_rates(run["loss"], edges=(1.0, 0.1), kinds=("sqrt",))
-    >>> round(phase.rate, 3)  # sqrt(mu / 2)
+    >>> phases = phase_rates(run["loss"], [0.1], kinds=("root", "root"), floor=0.0)
+    >>> round(phases[0].rate, 3)  # sqrt(mu / 2)
     1.0
     """
-    edges, kinds = [float(e) for e in edges], tuple(kinds)
-    if len(edges) != len(kinds) + 1 or not kinds:
-        raise ValueError(f"edges must be one more than kinds, got {len(edges)} and {len(kinds)}")
-    if not all(a > b for a, b in itertools.pairwise(edges)):
-        raise ValueError(f"edges must fall from phase to phase, got {edges}")
+    kinds = ("exponential",) * (len(boundaries) + 1) if kinds is None else tuple(kinds)
+    if len(kinds) != len(boundaries) + 1:
+        raise ValueError(f"kinds must be one more than boundaries, got {len(kinds)} and {len(boundaries)}")
+    if not all(a > b for a, b in itertools.pairwise(boundaries)):
+        raise ValueError(f"boundaries must fall, got {list(boundaries)}")
     curves = _curves(statistics)
-    phases = []
-    for (high, low), kind in zip(itertools.pairwise(edges), kinds, strict=True):
-        entered, left = np.flatnonzero(curves.mean <= high), np.flatnonzero(curves.mean < low)
-        last = left[0] - 1 if left.size else curves.ts.size - 1
-        if not entered.size or last - entered[0] < 2:
-            raise ValueError(f"fewer than 3 recorded times have a mean between {high:g} and {low:g}: record more often")
-        span = (float(curves.ts[entered[0]]), float(curves.ts[last]))
-        phases.append(convergence_rate(statistics, floor=floor, window=span, kind=kind, level=level))
-    return tuple(phases)
+    base = _floor(curves, floor, kinds[-1])
+    unclear = curves.mean - base.of(curves.mean) <= _CLEAR * np.hypot(curves.stderr, curves.stderr @ base.tail)
+    ends = [*(curves.mean <= b for b in boundaries), unclear]
+    edges = [0, *(int(np.argmax(e)) if np.any(e) else curves.ts.size for e in ends)]
+    phases: list[ConvergenceRate | None] = []
+    for first, stop, kind in zip(edges, edges[1:], kinds, strict=False):
+        if stop - first < 3:
+            phases.append(None)
+            continue
+        window = float(curves.ts[first]), float(curves.ts[stop - 1])
+        phases.append(convergence_rate(statistics, floor=floor, window=window, kind=kind, level=level))
+    return phases
 
 
 def _floor(curves: _Curves, floor: float | None, kind: str) -> _Floor:
@@ -203,7 +208,9 @@ def _floor(curves: _Curves, floor: float | None, kind: str) -> _Floor:
     half = curves.ts.size // 2
     parts = None if curves.without is None else curves.without[:, half:]
     start, settled = burn_in(curves.mean[half:], curves.stderr[half:], parts)
-    if not settled:
+    first, second = np.array_split(curves.mean[half + start :], 2)
+    drift = abs(np.mean(first) - np.mean(second))
+    if not settled and drift > _NEGLIGIBLE * abs(curves.mean[0] - np.mean(second)):
         raise ValueError("the curve has not settled, so its floor is unknown: simulate more steps, or give floor")
     tail[half + start :] = 1 / tail[half + start :].size
     return _Floor(0.0, tail)
@@ -218,6 +225,8 @@ def _window(curves: _Curves, base: _Floor, window: tuple[float, float] | None, k
         inside = (ts >= window[0] - slack) & (ts <= window[1] + slack)
     else:
         late = kind == "power"
+        if not late and excess[0] <= 0:
+            raise ValueError(f"the mean does not fall: it starts {excess[0]:.4g} above its floor")
         clear = _CLEAR * np.hypot(curves.stderr, curves.stderr @ base.tail)
         begun = ts >= _LATE * ts[-1] if late else excess < _BEGIN * excess[0]
         ended = excess < (clear if late else np.maximum(_END * excess[0], clear))

@@ -18,7 +18,7 @@ from ._diagnostics import burn_in, effective_sample_size, r_hat
 
 # Means and covariances are kept up to this many coordinates.
 _KEPT = 64
-_RECORDS, _FIRST_STEPS, _SETTLED, _MOST_R_HAT = 64, 512, 1e-3, 1.1
+_RECORDS, _FIRST_STEPS, _SETTLED, _MOST_R_HAT = 64, 512, 1e-5, 1.1
 
 
 class StationaryErrors(NamedTuple):
@@ -221,7 +221,9 @@ class _Curves(NamedTuple):
 
 def _settling(curves: Mapping[str, _Curves]) -> tuple[int, bool]:
     """The first record from which on no curve shows a trend, and whether there is one."""
-    found = [burn_in(c.total[:, i], c.stderr[:, i]) for c in curves.values() for i in range(c.total.shape[1])]
+    found = [
+        burn_in(c.total[:, i], c.stderr[:, i], c.without[..., i]) for c in curves.values() for i in range(c.total.shape[1])
+    ]
     return max(int(f[0]) for f in found), all(bool(f[1]) for f in found)
 
 

@@ -12,10 +12,11 @@ from jaxtyping import Array, PyTree
 from ..problems import Gaussian, Problem
 from ._base import AbstractOptimizer, gradient_innovation
 
-# V has noise of its own here, which the optimizer's v, a mean of squares, does not follow below this share of the least
-# that its mean can be: there V is taken for that share. As the learning rate falls, V gets there ever more rarely, so
-# that no order is lost.
-_LEAST = 0.2
+# V has Gaussian noise here, which would take it where the optimizer's v, a mean of squares, does not go: below this share
+# of the least that the mean of v can be some steps later, V is taken for that share. As the learning rate falls, V gets
+# there ever more rarely, so that no order is lost.
+_LEAST = 0.35
+_LATER = 4  # below so many gradients v spreads about as widely as it is large, and no expansion in its noise holds
 
 Drift = Callable[[Array, Any], Any]
 
@@ -67,9 +68,9 @@ def corrected(eta: Array, b0: Drift, extra: Callable[[Any, Any], Any], t: Array,
 
 
 def lifted(v: PyTree, b: Array, steps: Array, initial: Array | float, variance: PyTree) -> PyTree:
-    """`v`, kept from falling to zero and below: the mean of an average of squared gradients over that many `steps`, from
+    """`v`, kept from falling to zero and below: the mean of an average of squared gradients, that many `steps` after it was
     `initial`, is at least that of squared noise alone."""
-    seen = debias(b, steps)
+    seen = debias(b, steps + _LATER)
 
     def one(v: Array, s: Array) -> Array:
         # Without noise and gradient V stays at zero: as good as zero, but with a derivative of its root.

@@ -28,9 +28,11 @@ def _one_step(problem: Problem, x0: Any, seeds: int, number: int) -> tuple[np.nd
         observe={"sign": lambda x: x0 - x}, reduce=Moments(covariance=True),
     )["sign"]  # fmt: skip
     mean, covariance = np.asarray(run.mean, float)[-1], np.asarray(run.covariance, float)[-1]
-    # Of products of signs, whose squares are 1.
-    second = covariance + np.outer(mean, mean)
-    return mean, np.sqrt(np.diag(covariance) / seeds), covariance, np.sqrt(np.maximum(1 - second**2, 1e-4) * 4 / seeds)
+    # The fourth moments of centred signs, from the squares of signs being 1.
+    a = mean**2
+    fourth = np.add.outer(-a, -a) + 1 - 3 * np.outer(a, a) + 4 * np.outer(mean, mean) * (covariance + np.outer(mean, mean))
+    errors = np.sqrt(np.maximum(fourth - covariance**2, 1e-12) / seeds)
+    return mean, np.sqrt(np.diag(covariance) / seeds), covariance, errors
 
 
 def _drift(problem: Problem, gradient: np.ndarray, claimed: Any, budget: Budget, number: int) -> Finding:
