@@ -1,9 +1,11 @@
-"""Second-order SDEs: one-step moments against quadrature, and what the models refuse."""
+"""Second-order SDEs: one-step moments against quadrature, drifts by hand, states at the edge, and what is refused."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import scipy.linalg
 
 import jaxsde as js
 
@@ -119,3 +121,140 @@ def test_v_near_zero_is_no_trouble():
 def test_what_the_models_refuse(bad):
     with pytest.raises(ValueError):
         bad()
+
+
+H, STD, ETA, THETA = np.array([[1.5, 0.6], [0.6, 0.8]]), np.array([0.5, 0.9]), 0.1, 0.3
+POINT, MEAN, SQUARE = np.array([0.7, -0.4]), np.array([0.3, 0.2]), np.array([0.6, 1.1])
+
+
+def _coupled(x):
+    return 0.5 * x @ H @ x + jnp.sum(x**4) / 4
+
+
+def _at(sde, values):
+    """The SDE's state with these values, in its own order of fields."""
+    kind = type(sde.init(jnp.asarray(values["x"]), jax.random.key(0))[1])
+    return kind(**{k: jnp.asarray(values[k]) for k in kind._fields})
+
+
+@pytest.mark.parametrize("name", ["rmspropw", "adamw"])
+def test_drift_of_coupled_coordinates_is_the_one_written_out_by_hand(name):
+    """The matrix formulas, with the Hessian written out, and bias corrections differentiated by differences."""
+    rho1, rho2, eps, t = 4.0, 1.0, 1e-2, 0.7
+    g, hessian, s = H @ POINT + POINT**3, H + np.diag(3 * POINT**2), STD**2
+    to_v = rho2 * (g**2 + s - SQUARE)
+    if name == "rmspropw":
+        p = np.sqrt(SQUARE) + eps
+        in_x = -g / p - THETA * POINT
+        per_v = g / (2 * np.sqrt(SQUARE) * p**2)
+        by_x = 0.5 * (hessian @ in_x / p + THETA * in_x) - 0.5 * per_v * to_v
+        seen = rho2 * (g**3 + 3 * g * s - SQUARE * g) / (2 * np.sqrt(SQUARE) * p**2)
+        expected = {"x": in_x + ETA * (by_x + seen)}
+    else:
+
+        def gain(t):
+            first, second = (1 - (1 - ETA * rho) ** (t / ETA) for rho in (rho1, rho2))
+            return np.sqrt(second) / first / (np.sqrt(SQUARE) + eps * np.sqrt(second))
+
+        k, second = gain(t), 1 - (1 - ETA * rho2) ** (t / ETA)
+        in_x, to_m = -k * MEAN - THETA * POINT, rho1 * (g - MEAN)
+        per_v = k * MEAN / (2 * np.sqrt(SQUARE) * (np.sqrt(SQUARE) + eps * np.sqrt(second)))
+        in_time = (gain(t + 1e-5) - gain(t - 1e-5)) / 2e-5 * MEAN
+        expected = {
+            "x": in_x + 0.5 * ETA * (-k * to_m + per_v * to_v - in_time + THETA * in_x),
+            "m": to_m - 0.5 * ETA * rho1 * (hessian @ in_x - to_m),
+        }
+    expected["v"] = to_v - 0.5 * ETA * rho2 * (2 * g * (hessian @ in_x) - to_v)
+    with jax.enable_x64(True):
+        opt = {
+            "rmspropw": js.RMSpropW(ETA, 1 - ETA * rho2, eps, 1.0, THETA),
+            "adamw": js.AdamW(ETA, 1 - ETA * rho1, 1 - ETA * rho2, eps, THETA),
+        }[name]
+        sde = opt.sde(js.Problem(_coupled, js.Gaussian(jnp.asarray(STD))), "second-order")
+        drift = sde.drift(jnp.asarray(t), _at(sde, dict(x=POINT, m=MEAN, v=SQUARE)))
+    for field, value in expected.items():
+        np.testing.assert_allclose(getattr(drift, field), value, rtol=1e-8)
+
+
+def test_weight_decay_in_the_optax_transform_itself():
+    """One step of `optax.adamw` on quadrature nodes, at time 1 of a run, with its own bias correction and decay."""
+    gaps = []
+    for eta in (0.02, 0.01, 0.005):
+        with jax.enable_x64(True):
+            opt = js.AdamW(eta, b1=1 - 2 * eta, b2=1 - eta, weight_decay=THETA)
+            problem = js.Problem(_loss, js.Gaussian(jnp.asarray(SIGMA)))
+            chain, sde = opt.chain(problem), opt.sde(problem, "second-order")
+            state = chain.init(jnp.full(len(NODES), X))
+            count = jnp.asarray(round(1 / eta), jnp.int32)
+            averages = dict(count=count, mu=jnp.full(len(NODES), M), nu=jnp.full(len(NODES), V))
+            state = state._replace(transform=optax.tree.set(state.transform, **averages))
+            moved = chain.apply(state, jnp.asarray(_gradient(X) + SIGMA * NODES)).x
+            y = _at(sde, dict(x=np.array([X]), m=np.array([M]), v=np.array([V])))
+            t = jnp.asarray(1.0)
+            b = sde.drift(t, y)
+            slope = jax.jvp(sde.drift, (t, y), (jnp.ones_like(t), b))[1]
+            gaps.append(WEIGHTS @ np.asarray(moved) - X - float((eta * b.x + eta**2 / 2 * slope.x)[0]))
+    slopes = np.log2(np.abs(gaps[:-1]) / np.abs(gaps[1:]))
+    assert np.all(np.abs(slopes - 3) < 0.2), slopes
+
+
+@pytest.mark.parametrize(("model", "order"), [("compagnoni", 1), ("second-order", 2)])
+def test_sgds_mean_and_covariance_on_a_quadratic_converge_at_the_order(model, order):
+    """Both sides are linear: powers of a matrix against its exponential, with SciPy's Lyapunov solvers."""
+    q, time, start, errors = np.array([[1.0, -0.3], [-0.3, 0.5]]), 1.0, np.array([2.0, -1.0]), []
+    for eta in (0.05, 0.025, 0.0125):
+        with jax.enable_x64(True):
+            problem = js.Problem(js.Quadratic(jnp.asarray(H)), js.Gaussian(covariance=jnp.asarray(q)))
+            sde = js.SGD(eta).sde(problem, model)
+            a = np.asarray(jax.jacfwd(lambda x, sde=sde: sde.drift(0.0, x))(jnp.zeros(2)))
+            spread = np.stack([sde.diffusion(0.0, jnp.zeros(2))(e) for e in jnp.eye(2)], axis=1)
+        flow, settled = scipy.linalg.expm(a * time), scipy.linalg.solve_continuous_lyapunov(a, -spread @ spread.T)
+        step = np.eye(2) - eta * H
+        power, rest = np.linalg.matrix_power(step, round(time / eta)), scipy.linalg.solve_discrete_lyapunov(step, eta**2 * q)
+        mean = np.linalg.norm(flow @ start - power @ start)
+        errors.append((mean, np.linalg.norm(settled - flow @ settled @ flow.T - rest + power @ rest @ power.T)))
+    slopes = np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
+    # The covariance is of order eta itself, and right to leading order in both.
+    assert np.all(np.abs(slopes - [order, 2]) < 0.1), slopes
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def test_innovation_is_the_noise_of_the_averages_draw_by_draw(name):
+    x, m, v, g = (jnp.full(len(NODES), c) for c in (X, M, V, _gradient(X)))
+    opt = {"rmsprop": js.RMSprop(ETA, 0.9), "adam": js.Adam(ETA, 0.6, 0.9)}[name]
+    sde = opt.sde(PROBLEM, "second-order")
+    drawn = g + SIGMA * jnp.asarray(NODES, jnp.float32)
+    z = sde.innovation(x, drawn)
+    second = [[WEIGHTS @ np.asarray(a * b) for b in z] for a in z]
+    np.testing.assert_allclose(second, np.eye(2), atol=1e-5)
+    noise = sde.diffusion(0.5, _at(sde, dict(x=x, m=m, v=v)))(jax.tree.map(lambda z: np.sqrt(ETA) * z, z))
+    np.testing.assert_allclose(noise.v, 0.1 * (drawn**2 - g**2 - SIGMA**2), rtol=1e-4, atol=1e-5)
+    if name == "adam":
+        np.testing.assert_allclose(noise.m, 0.4 * (drawn - g), rtol=1e-4, atol=1e-5)
+        assert not np.any(noise.x)
+    else:
+        np.testing.assert_allclose(noise.x, -ETA * (drawn - g) / np.sqrt(V), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("opt", [js.RMSprop(0.1, 0.9), js.RMSprop(0.1, 0.0), js.Adam(0.1, 0.6, 0.9), js.Adam(0.1, 0.0, 0.0)])
+def test_v_at_and_below_zero_and_no_memory_give_finite_numbers(opt):
+    """The second coordinate has neither noise nor gradient. float32 and the shapes of a pytree are kept."""
+    problem = js.Problem(lambda x: jnp.sum(x["w"] ** 4) + x["b"] ** 2, js.Gaussian({"w": jnp.array([0.5, 0.0]), "b": 1.0}))
+    sde = opt.sde(problem, "second-order")
+    x = {"w": jnp.array([0.3, 0.0]), "b": jnp.array(0.2)}
+    y = sde.init(x, jax.random.key(0))[1]._replace(x=x, v={"w": jnp.array([-0.4, 0.0]), "b": jnp.array(0.0)})
+    drift, diffusion = sde.fields(jnp.float32(0.1), y)
+    kick = diffusion(jax.tree.map(jnp.ones_like, sde.noise_shaped(y)))
+    for change in (drift, kick):
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), change) == jax.tree.map(lambda a: (a.shape, a.dtype), y)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(change))
+    assert drift.x["w"][1] == 0 and kick.x["w"][1] == 0
+
+
+@pytest.mark.parametrize("model", ["compagnoni-full", "second-order"])
+def test_a_small_start_of_v_is_kept(model):
+    """V is held above a share of the least its mean can be, not of the noise's variance: no error that stays as eta -> 0."""
+    eta, small = 1e-6, 1e-3
+    sde = js.RMSprop(eta, 1 - eta, initial_scale=small).sde(PROBLEM, model, start_steps=0)
+    drift = sde.drift(jnp.float32(0), _at(sde, dict(x=jnp.full(1, X), v=jnp.full(1, small))))
+    np.testing.assert_allclose(drift.x, -_gradient(X) / np.sqrt(small), rtol=0.02)

@@ -47,7 +47,7 @@ class _Kind(NamedTuple):
 
 _KINDS = {
     "exponential": _Kind(np.log, lambda e: 1 / e, lambda t: t),
-    "root": _Kind(np.sqrt, lambda e: 0.5 / np.sqrt(e), lambda t: t),
+    "sqrt": _Kind(np.sqrt, lambda e: 0.5 / np.sqrt(e), lambda t: t),
     "power": _Kind(np.log, lambda e: 1 / e, np.log),
 }
 
@@ -85,7 +85,7 @@ def convergence_rate(
 
     - `"exponential"`: $\\log(m_t - m_\\infty)$ against $t$, as under the bounds $S_0 e^{-2 \\mu \\Delta t}$ of Phases 2
       and 3 (Compagnoni et al., 2025, Lemma 3.5);
-    - `"root"`: $\\sqrt{m_t - m_\\infty}$ against $t$, as in Phase 1, where the loss is a square that reaches zero;
+    - `"sqrt"`: $\\sqrt{m_t - m_\\infty}$ against $t$, as in Phase 1, where the loss is a square that reaches zero;
     - `"power"`: $\\log(m_t - m_\\infty)$ against $\\log t$: $m_t - m_\\infty \\propto t^{-p}$.
 
     With `Jackknife` statistics the standard error is the jackknife over groups of seeds, and with `Samples` as well, of
@@ -101,13 +101,14 @@ def convergence_rate(
     - `window`: first and last time of the fit; by default from where the excess $m_t - m_\\infty$ first falls below 80 %
       of its start to where it first falls below 10 % of it, or below five standard errors. For `"power"`, whose slope
       is one of late times, from a tenth of the last time on, while the excess is above five standard errors.
-    - `kind`: `"exponential"`, `"root"` or `"power"`.
+    - `kind`: `"exponential"`, `"sqrt"` or `"power"`.
     - `level`: of the confidence interval: Student's with one degree of freedom less than groups, or a normal one.
 
     **Returns:** a [`ConvergenceRate`][]: `.rate`, `.stderr`, `.interval`, `.floor`, `.window`.
 
-    **Raises:** `TypeError` for other statistics; `ValueError` for an observable that is not a scalar, a mean that
-    does not fall or has not settled where its floor is wanted, a window of fewer than three records, or a mean not above the floor there.
+    **Raises:** `TypeError` for other statistics; `ValueError` for an observable that is not a scalar, a mean that does
+    not fall or has not settled where its floor is wanted, a window of fewer than three records, or a mean not above the
+    floor there.
 
     >>> import jaxsde as js
     >>> run = js.simulate(
@@ -165,7 +166,7 @@ def phase_rates(
     - `boundaries`: the values that cut the run into phases, falling. A phase starts with the first record at or below
       its boundary; the last one ends where the mean is no longer five standard errors above its floor.
     - `kinds`: what decays how, one more than boundaries, by default all `"exponential"`; for SignSGD
-      `("root", "exponential", "exponential")` (Compagnoni et al., 2025, Lemma 3.5).
+      `("sqrt", "exponential", "exponential")` (Compagnoni et al., 2025, Lemma 3.5).
     - `floor`, `level`: as in [`convergence_rate`][], for every phase.
 
     **Returns:** a [`ConvergenceRate`][] per phase; None where a phase has fewer than three records.
@@ -177,7 +178,7 @@ def phase_rates(
     >>> run = js.simulate(
     ...     js.SignSGD(0.01).chain(problem), jnp.ones(1), steps=90, seeds=10, every=1, key=jax.random.key(0)
     ... )
-    >>> phases = phase_rates(run["loss"], [0.1], kinds=("root", "root"), floor=0.0)
+    >>> phases = phase_rates(run["loss"], [0.1], kinds=("sqrt", "sqrt"), floor=0.0)
     >>> round(phases[0].rate, 3)  # sqrt(mu / 2)
     1.0
     """

@@ -122,20 +122,21 @@ def stationary(
 
 
 def _length(companion: Accompanied | None, process: Any, x0: Any, key: Any, substeps: int, most: int) -> int:
-    """Steps after which the tangent process has settled in the first half; where there is none, a first try."""
+    """Twice the steps after which the tangent process has settled; where there is none, a first try."""
     steps = _FIRST_STEPS
     if companion is None:
         return steps
-    while 2 * steps <= most:
-        law = tangent_law(companion, steps, jnp.arange(3) * (steps // 2), substeps)
-        means = jax.vmap(flat)(law.mean)
-        spread = jnp.sqrt(jnp.diagonal(law.covariance[-1]))
-        moved = jnp.max(jnp.abs(means[2] - means[1]) / jnp.maximum(spread, 1e-30))
-        grown = jnp.max(jnp.abs(law.covariance[2] - law.covariance[1])) / jnp.maximum(jnp.max(spread**2), 1e-30)
-        if float(jnp.maximum(moved, grown)) < _SETTLED:
-            return 2 * steps
+    while steps <= most:
+        law = tangent_law(companion, steps, jnp.arange(_RECORDS + 1) * (steps // _RECORDS), substeps)
+        means, covariances = np.asarray(jax.vmap(flat)(law.mean), float), np.asarray(law.covariance, float)
+        spread = max(float(np.max(np.diagonal(covariances[-1]))), 1e-30)
+        away = np.max(np.abs(means - means[-1]), axis=1) / np.sqrt(spread)
+        away = np.maximum(away, np.max(np.abs(covariances - covariances[-1]), axis=(1, 2)) / spread)
+        settled = int(np.flatnonzero(away > _SETTLED)[-1]) + 1 if np.any(away > _SETTLED) else 0
+        if 2 * settled <= _RECORDS:
+            return max(2 * settled * (steps // _RECORDS), _FIRST_STEPS // 4)
         steps *= 2
-    return steps
+    return most
 
 
 def _estimate(

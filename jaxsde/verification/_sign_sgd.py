@@ -113,7 +113,7 @@ def covariance_of_signs_away_from_the_minimum(budget: Budget) -> Finding:
 def order_of_sign_sgds_sde(budget: Budget) -> Finding:
     run = weak_error(
         SignSGD(0.1), quadratic([1.0], 1.0), jnp.array([1.0]), T=1.0, learning_rates=(0.2, 0.1, 0.05, 0.025),
-        key=key(309), seeds=budget.seeds(50_000), progress=False,
+        key=key(309), seeds=budget.seeds(10_000), progress=False,
     )  # fmt: skip
     error = run["x[0]^2"]
     note = f"constant {error.order.constant:.3g}; local slopes {np.round(error.order.local, 2).tolist()}"
@@ -123,14 +123,14 @@ def order_of_sign_sgds_sde(budget: Budget) -> Finding:
 @statement("sign_sgd", 11, "detailed balance", "the chain at h = sigma = 1, eta = 0.1: exact stationary variance", quick=True)
 def stationary_variance_of_the_lattice_chain(budget: Budget) -> Finding:
     opt, problem = SignSGD(0.1), quadratic([1.0], 1.0)
-    measured = settled_covariance(opt.chain(problem), np.zeros(1), seeds=budget.seeds(20_000), number=310)
+    measured = settled_covariance(opt.chain(problem), np.zeros(1), seeds=budget.seeds(4000), number=310)
     return equal(theory.birth_death(opt, problem).variance, *measured)
 
 
 @statement("sign_sgd", 11, "stationary density by quadrature", "the SDE at h = sigma = 1, eta = 0.1", quick=True)
 def stationary_variance_of_sign_sgds_sde(budget: Budget) -> Finding:
     opt, problem = SignSGD(0.1), quadratic([1.0], 1.0)
-    measured = settled_covariance(opt.sde(problem), np.zeros(1), seeds=budget.seeds(20_000), number=311, substeps=16)
+    measured = settled_covariance(opt.sde(problem), np.zeros(1), seeds=budget.seeds(4000), number=311, substeps=16)
     return equal(theory.density(opt.sde(problem)).variance, *measured)
 
 
@@ -142,7 +142,7 @@ def mean_of_sign_sgd_in_phase_3(budget: Budget) -> Finding:
     def measure(rate: float):
         chain = SignSGD(rate).chain(problem)
         steps = round(t / rate)
-        run = along(chain, x0, {"x": lambda x: x}, steps=steps, every=steps, seeds=budget.seeds(40_000), number=312)
+        run = along(chain, x0, {"x": lambda x: x}, steps=steps, every=steps, seeds=budget.seeds(10_000), number=312)
         return run["x"].mean[-1], run["x"].stderr[-1]
 
     return first_order(0.05, lambda rate: theory.moments(SignSGD(rate), problem, x0, jnp.array([t])).mean[0], measure)
@@ -155,7 +155,7 @@ def stationary_variance_of_sign_sgd(budget: Budget) -> Finding:
     problem = quadratic([2.0], 1.0)
 
     def measure(rate: float):
-        return settled_covariance(SignSGD(rate).chain(problem), np.zeros(1), seeds=budget.seeds(10_000), number=313)
+        return settled_covariance(SignSGD(rate).chain(problem), np.zeros(1), seeds=budget.seeds(2000), number=313)
 
     return first_order(0.04, lambda rate: rate / 2 / (_SLOPE * 2.0), measure)
 
@@ -169,7 +169,7 @@ def stationary_variance_of_sign_sgd(budget: Budget) -> Finding:
 )
 def the_term_b_of_lemma_3_7(budget: Budget) -> Finding:
     rate, problem = 0.04, quadratic([2.0], 1.0)
-    value, stderr = settled_covariance(SignSGD(rate).chain(problem), np.zeros(1), seeds=budget.seeds(10_000), number=314)
+    value, stderr = settled_covariance(SignSGD(rate).chain(problem), np.zeros(1), seeds=budget.seeds(2000), number=314)
     plain = rate / 2 / (_SLOPE * 2.0)
     lemma = float(theory.stationary(SignSGD(rate), problem).covariance[0, 0])
     finding = equal(lemma, value, stderr)
@@ -184,7 +184,7 @@ def stationary_covariance_of_sign_sgd_in_coupled_coordinates(budget: Budget) -> 
     problem = coupled()
 
     def measure(rate: float):
-        return settled_covariance(SignSGD(rate).sde(problem), np.zeros(3), seeds=budget.seeds(10_000), number=315)
+        return settled_covariance(SignSGD(rate).sde(problem), np.zeros(3), seeds=budget.seeds(256), number=315)
 
     return first_order(0.04, lambda rate: theory.stationary(SignSGD(rate), problem).covariance, measure)
 
@@ -194,7 +194,7 @@ def stationary_loss_of_sign_sgd(budget: Budget) -> Finding:
     problem = quadratic([1.0, 2.0], [0.7, 1.5])
 
     def measure(rate: float):
-        return settled_loss(SignSGD(rate).chain(problem), np.zeros(2), seeds=budget.seeds(10_000), number=316)
+        return settled_loss(SignSGD(rate).chain(problem), np.zeros(2), seeds=budget.seeds(2000), number=316)
 
     return first_order(0.04, lambda rate: rate / 4 / _SLOPE * 2.2, measure)
 
@@ -242,8 +242,7 @@ def crossover_of_sign_sgd_and_sgd(budget: Budget) -> Finding:
 
     def measure(rate: float):
         losses = [
-            settled_loss(opt(rate).chain(problem), np.zeros(1), seeds=budget.seeds(10_000), number=317)
-            for opt in (SignSGD, SGD)
+            settled_loss(opt(rate).chain(problem), np.zeros(1), seeds=budget.seeds(2000), number=317) for opt in (SignSGD, SGD)
         ]
         (a, da), (b, db) = losses
         return a / b, a / b * np.hypot(da / a, db / b)

@@ -67,7 +67,7 @@ def _rate(opt: Any, scale: float, expected: float, seeds: int, number: int) -> t
 @functools.cache
 def losses(factor: float) -> Sweep:
     """Asymptotic losses of SignSGD and SGD on f = x^2 / 2, Gaussian noise, and of SignSGD under Cauchy noise."""
-    scales, rate = np.array([0.5, 1.0, 2.0, 4.0, 8.0]), 0.01
+    scales, rate = np.array([0.5, 1.0, 2.0, 4.0, 8.0]), 0.02
     runs = {
         "SignSGD": (SignSGD(rate), Gaussian, lambda s: rate / 4 * s / _SLOPE),
         "SGD": (SGD(rate), Gaussian, lambda s: rate / 4 * s**2),
@@ -78,7 +78,7 @@ def losses(factor: float) -> Sweep:
         found = []
         for scale in scales:
             problem = Problem(Quadratic([1.0]), law(float(scale)))
-            result = settled(opt.chain(problem), np.zeros(1), seeds=Budget(factor).seeds(2000), number=610 + number)
+            result = settled(opt.chain(problem), np.zeros(1), seeds=Budget(factor).seeds(400), number=610 + number)
             found.append((float(result.loss), float(result.stderr.loss)))
         series[name] = Series(*np.array(found).T, theory=curve)
     return Sweep(f"Asymptotic loss against noise, learning rate {rate:g}", "asymptotic expected loss", scales, series)
@@ -98,7 +98,7 @@ def decays(factor: float) -> Sweep:
         found = []
         for scale in scales:
             problem = Problem(Quadratic([curvature]), Gaussian(float(scale)))
-            law = settled(opt.chain(problem), np.zeros(1), seeds=Budget(factor).seeds(1000), number=620 + number)
+            law = settled(opt.chain(problem), np.zeros(1), seeds=Budget(factor).seeds(400), number=620 + number)
             found.append((0.5 * float(law.covariance[0, 0]), 0.5 * float(law.stderr.covariance[0, 0])))
         series[name] = Series(*np.array(found).T, theory=curve)
     return Sweep(f"Weight decay under noise, theta = {theta:g}", "asymptotic expected loss", scales, series)
