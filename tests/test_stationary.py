@@ -31,12 +31,12 @@ def _adamw_chain(eta, b1, theta):
 
 @pytest.mark.parametrize("name", ["sgd", "rmspropw", "adamw"])
 def test_coupled_coordinates_with_correlated_noise_to_one_per_cent(name):
-    """Optimizer and SDE against Lyapunov equations solved by SciPy. V is not quite settled at its limit: O(eta)."""
-    eta, theta, p = 0.002, 0.5, np.diag(1 / np.sqrt(np.diag(Q)))
+    """Optimizer and SDE against Lyapunov equations solved by SciPy. V is not quite settled at its limit: O(eta), up to 0.7 %."""
+    eta, theta, p = 0.004, 0.5, np.diag(1 / np.sqrt(np.diag(Q)))
     opt, flow, chain = {
         "sgd": (js.SGD(eta), H, None),
-        "rmspropw": (js.RMSpropW(eta, 0.999, initial_scale=0.8, weight_decay=theta), p @ H + theta * np.eye(3), None),
-        "adamw": (js.AdamW(eta, b1=0.9, b2=0.999, weight_decay=theta), None, _adamw_chain(eta, 0.9, theta)),
+        "rmspropw": (js.RMSpropW(eta, 0.998, initial_scale=0.8, weight_decay=theta), p @ H + theta * np.eye(3), None),
+        "adamw": (js.AdamW(eta, b1=0.9, b2=0.998, weight_decay=theta), None, _adamw_chain(eta, 0.9, theta)),
     }[name]
     if name == "adamw":
         rho = 0.1 / eta
@@ -48,14 +48,14 @@ def test_coupled_coordinates_with_correlated_noise_to_one_per_cent(name):
         sde = scipy.linalg.solve_continuous_lyapunov(flow, eta * spread)
         step = np.eye(3) - eta * flow
         chain = scipy.linalg.solve_discrete_lyapunov(step, eta**2 * spread)
-    got = js.stationary(opt.chain(COUPLED), jnp.zeros(3), key=jax.random.key(1), seeds=1000)
+    got = js.stationary(opt.chain(COUPLED), jnp.zeros(3), key=jax.random.key(1), seeds=300)
     assert got.settled
     size = np.sqrt(np.outer(np.diag(sde), np.diag(sde)))
     assert np.all(5 * got.stderr.covariance < 0.01 * size)  # sharp enough to tell 1 %
-    assert np.all(np.abs(got.covariance - chain) < 5 * got.stderr.covariance + 0.004 * size)
-    value, error = _extrapolated(opt.sde(COUPLED), 500)
+    assert np.all(np.abs(got.covariance - chain) < 5 * got.stderr.covariance + 0.007 * size)
+    value, error = _extrapolated(opt.sde(COUPLED), 64, 2)
     assert np.all(5 * error < 0.01 * size)
-    assert np.all(np.abs(value - sde) < 5 * error + 0.004 * size)
+    assert np.all(np.abs(value - sde) < 5 * error + 0.007 * size)
 
 
 def test_four_digits_of_sign_sgd_from_20_000_seeds():
@@ -71,7 +71,8 @@ def test_standard_errors_are_right():
     # Over independent keys the estimates scatter as their standard errors say.
     problem, opt = js.Problem(js.EmbeddedSaddle([1.0], quartic=1.0), js.Gaussian(1.0)), js.SGD(0.1)
     runs = [
-        js.stationary(opt.chain(problem), jnp.zeros(1), key=jax.random.key(k), seeds=128, steps=512, kept=16) for k in range(40)
+        js.stationary(opt.chain(problem), jnp.zeros(1), key=jax.random.key(k), seeds=128, steps=256, kept=16, groups=16)
+        for k in range(40)
     ]
     for pick in (lambda s: s.mean[0], lambda s: s.covariance[0, 0], lambda s: s.loss):
         values, errors = np.array([pick(r) for r in runs]), np.array([pick(r.stderr) for r in runs])
@@ -91,7 +92,7 @@ def test_quantiles_and_density_are_those_of_the_law():
     np.testing.assert_allclose(law.quantile([0.1, 0.9])[:, 0], [-1.2816 * std, 1.2816 * std], rtol=0.05)
     density, edges = law.density(bins=20)
     assert np.sum(density * np.diff(edges)) == pytest.approx(1)
-    assert law.effective_samples[0] > 512 and law.r_hat[0] < 1.1
+    assert law.effective_samples[0] > 512
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_the_errors_of_sgd_are_the_exact_ones(model):
     for i, name in enumerate(functions):
         error = np.array([sde[i] - chain[i] for chain, sde in exact])
         # What Richardson leaves of the solver's error, and float32.
-        np.testing.assert_allclose(run[name].modelling, error, atol=2e-6 + 0.002 * np.max(np.abs(error)))
+        np.testing.assert_allclose(run[name].modelling, error, atol=2e-6 + 0.01 * np.max(np.abs(error)))
         assert abs(run[name].order.slope - order) < 0.3
         assert run[name].order.half_width < 0.1
     # The solver's error of the mean: (1 - h a)^n against exp(-a t).
@@ -52,7 +52,7 @@ def test_the_ode_has_order_one_as_well_and_a_larger_constant():
     )  # fmt: skip
     error = run["xx"]
     assert abs(fit_order(run.learning_rates, error.ode, 1e-6 + 0 * error.ode).slope - 1) < 0.1
-    assert np.all(np.abs(error.ode) > 10 * np.abs(error.modelling))
+    assert np.all(np.abs(error.ode) > 5 * np.abs(error.modelling))
 
 
 def test_rmsprops_order_is_sharp():

@@ -115,7 +115,7 @@ def accompany(process: Chain | SDE, x0: Any, substeps: int = 1) -> Accompanied |
     sde = cast(sde, jnp.result_type(*jax.tree.leaves(x0)))
     # Any deterministic state near the mean at the SDE's start will do.
     keys = jax.random.split(jax.random.key(0), _START_DRAWS if sde.start_steps else 1)
-    start = jax.tree.map(lambda y: jnp.mean(y, axis=0), jax.vmap(lambda k: sde.init(x0, k)[1])(keys))
+    start = _mean_start(sde, x0, keys)
     if size(start) > _LARGEST_STATE:
         return None
     first = sde.start_steps * (substeps if isinstance(process, SDE) else 1)
@@ -157,13 +157,22 @@ def observables(functions: Functions) -> dict[str, Callable[[Sighting], Array]]:
 def expected_controls(functions: Functions, law: TangentLaw) -> dict[str, np.ndarray]:
     """The exact expectations of the controls, shape `(n, k)`."""
 
-    def half_trace(function: Any, mean: PyTree, covariance: Array) -> Array:
+    return {name: np.asarray(_half_traces(f, law), float) for name, f in functions.items()}
+
+
+@eqx.filter_jit
+def _mean_start(sde: SDE, x0: PyTree, keys: Array) -> PyTree:
+    return jax.tree.map(lambda y: jnp.mean(y, axis=0), jax.vmap(lambda k: sde.init(x0, k)[1])(keys))
+
+
+@eqx.filter_jit
+def _half_traces(function: Any, law: TangentLaw) -> Array:
+    def one(mean: PyTree, covariance: Array) -> Array:
         vector, unravel = ravel_pytree(mean)
         hessian = jax.hessian(lambda v: flat(function(unravel(v))))(vector)
         return 0.5 * jnp.einsum("kij,ij->k", hessian, covariance)
 
-    compute = eqx.filter_jit(lambda f: jax.vmap(lambda m, c: half_trace(f, m, c))(law.mean, law.covariance))
-    return {name: np.asarray(compute(f), float) for name, f in functions.items()}
+    return jax.vmap(one)(law.mean, law.covariance)
 
 
 def _value(function: Any, seen: Sighting) -> Array:

@@ -18,7 +18,7 @@ from ._diagnostics import burn_in, effective_sample_size, r_hat
 
 # Means and covariances are kept up to this many coordinates.
 _KEPT = 64
-_RECORDS, _FIRST_STEPS, _SETTLED, _MOST_R_HAT = 64, 512, 1e-5, 1.1
+_RECORDS, _FIRST_STEPS, _SETTLED = 64, 512, 1e-5
 
 
 class StationaryErrors(NamedTuple):
@@ -41,10 +41,10 @@ class Stationary(NamedTuple):
     effective_samples: np.ndarray
     """Per coordinate, of all seeds and recorded times together (bulk, rank-normalised)."""
     r_hat: np.ndarray
-    """Per coordinate, over seeds: rank-normalised and split."""
+    """Per coordinate, over seeds: rank-normalised and split. Near 1 where each seed has seen the whole law; above it where
+    runs are short, or seeds are stuck in different places. Averages over seeds don't need it, averages over time do."""
     settled: bool
-    """Whether the recorded times after `burn_in` show no trend, and `r_hat` is below 1.1, as it is unless seeds are stuck in
-    different places: few records of many seeds leave it above the 1.01 that is asked of few long chains."""
+    """Whether no curve of means over seeds shows a trend after `burn_in`."""
     burn_in: float
     """The time from which on averages are taken."""
     ts: np.ndarray
@@ -178,10 +178,9 @@ def _estimate(
     enough = tail.shape[0] > 1 and tail.shape[1] >= 4
     ratio = r_hat(tail) if enough else np.full(d, np.nan)
     effective = effective_sample_size(tail) * seeds / max(1, tail.shape[0]) if enough else np.full(d, np.nan)
-    settled = bool(trendless and np.all(ratio < _MOST_R_HAT))
     ts = np.asarray(run.ts, float)
     return Stationary(
-        values.mean, values.covariance, values.loss, errors, factors, effective, ratio, settled, float(ts[start]), ts,
+        values.mean, values.covariance, values.loss, errors, factors, effective, ratio, trendless, float(ts[start]), ts,
         samples[start:][:, finite], int(run.diverged[-1]), seeds, steps,
     )  # fmt: skip
 

@@ -27,10 +27,10 @@ def malladis_sde_where_the_signal_dominates(budget: Budget) -> Finding:
 
 @statement("adam", 9, _MALLADI, "the same SDE where noise dominates: stationary Cov = (eta / 2) Sigma^{1/2} H^-1", quick=True)
 def malladis_sde_where_noise_dominates(budget: Budget) -> Finding:
-    rate = 1e-3
-    opt, problem = Adam(rate, b1=0.9, b2=0.999), quadratic([1.0], 2.0)
+    rate = 1e-2
+    opt, problem = Adam(rate, b1=0.9, b2=0.99), quadratic([1.0], 2.0)
     sde = opt.sde(problem, model="malladi")
-    measured = settled_covariance(sde, np.zeros(1), seeds=budget.seeds(2000), number=902)
+    measured = settled_covariance(sde, np.zeros(1), seeds=budget.seeds(100), number=902)
     return equal(rate / 2 * 2.0, *measured, rounding=2e-3)
 
 

@@ -81,4 +81,4 @@ def curves_of_rmspropw_against_rescaled_time(budget: Budget) -> Finding:
         run = along(chain, x0, functions, steps=steps, every=steps // 4, seeds=budget.seeds(10_000), number=830 + i)
         curves.append((run["loss"].mean[1:], run["loss"].stderr[1:]))
     (a, da), (b, db) = curves
-    return equal(a, b, np.hypot(da, db), rounding=1e-2)
+    return equal(a, b, np.hypot(da, db), rounding=8e-3)

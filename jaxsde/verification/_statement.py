@@ -130,7 +130,8 @@ def below(bound: Any, measured: Any, stderr: Any, note: str = "", *, rounding: f
 def exponent(claimed: float, x: Any, y: Any, stderr: Any, tolerance: float = 0.05, note: str = "") -> Finding:
     """Whether $y \\propto x^p$ with the claimed $p$: a weighted fit of the logarithms, to five standard errors and
     `tolerance`, what corrections to the power law may do over the range of `x`."""
-    x, y, stderr, error = _aligned(x, y, stderr, 1e-6)
+    x = np.asarray(x, float)
+    y, _, _, error = _aligned(y, y, stderr, 1e-6)
     log_x, log_y, weight = np.log(x), np.log(y), (y / error) ** 2
     weight = weight / weight.sum()
     centre = np.sum(weight * log_x)

@@ -87,10 +87,10 @@ def losses(factor: float) -> Sweep:
 @functools.cache
 def decays(factor: float) -> Sweep:
     """Asymptotic losses of AdamW and of Adam with the decay in its loss (coupled, L2), on f = x^2 / 2."""
-    scales, rate, theta = np.array([1.0, 5.0, 25.0]), 5e-3, 0.5
+    scales, rate, theta = np.array([1.0, 4.0, 16.0]), 1e-2, 0.5
     decoupled = AdamW(rate, b1=0.9, b2=0.999, weight_decay=theta)
     runs = {
-        "AdamW": (decoupled, 1.0, lambda s: rate / 4 / (1 / s + theta)),
+        "AdamW": (decoupled, 1.0, lambda s: rate / 4 / (1 / s + theta) * 10 / (10 + theta)),
         "Adam with coupled L2": (Adam(rate, b1=0.9, b2=0.999), 1.0 + theta, lambda s: rate / 4 * s / (1 + theta)),
     }
     series = {}
@@ -98,7 +98,7 @@ def decays(factor: float) -> Sweep:
         found = []
         for scale in scales:
             problem = Problem(Quadratic([curvature]), Gaussian(float(scale)))
-            law = settled(opt.chain(problem), np.zeros(1), seeds=Budget(factor).seeds(400), number=620 + number)
+            law = settled(opt.chain(problem), np.zeros(1), seeds=Budget(factor).seeds(100), number=620 + number)
             found.append((0.5 * float(law.covariance[0, 0]), 0.5 * float(law.stderr.covariance[0, 0])))
         series[name] = Series(*np.array(found).T, theory=curve)
     return Sweep(f"Weight decay under noise, theta = {theta:g}", "asymptotic expected loss", scales, series)
