@@ -77,3 +77,14 @@ def test_a_random_start_has_plain_means():
         steps=5, seeds=100, key=jax.random.key(0),
     )  # fmt: skip
     assert np.all(run["loss"].reduction == 1) and run["loss"].mean.shape == (2,)
+
+
+def test_a_kink_at_the_mean_gives_plain_means():
+    problem = js.Problem(js.Quadratic([1.0, 1.0]), js.Gaussian(1.0))
+    run = js.expectations(
+        js.SGD(0.1).chain(problem), jnp.zeros(2), {"norm": jnp.linalg.norm}, steps=20, seeds=2000, key=jax.random.key(0)
+    )
+    # The norm of a normal vector in two dimensions: sqrt(pi / 2) times its deviation.
+    deviation = np.sqrt(0.1 * (1 - 0.9**40) / 1.9)
+    assert run.diverged[-1] == 0
+    assert abs(run["norm"].mean[-1] - np.sqrt(np.pi / 2) * deviation) < 5 * run["norm"].stderr[-1]

@@ -31,7 +31,7 @@ def _adamw_chain(eta, b1, theta):
 
 @pytest.mark.parametrize("name", ["sgd", "rmspropw", "adamw"])
 def test_coupled_coordinates_with_correlated_noise_to_one_per_cent(name):
-    """Optimizer and SDE against Lyapunov equations solved by SciPy. V is not quite settled at its limit: O(eta), up to 0.7 %."""
+    """Optimizer and SDE against Lyapunov equations solved by SciPy. V is not quite at its limit: O(eta), up to 0.7 %."""
     eta, theta, p = 0.004, 0.5, np.diag(1 / np.sqrt(np.diag(Q)))
     opt, flow, chain = {
         "sgd": (js.SGD(eta), H, None),
@@ -70,10 +70,8 @@ def test_four_digits_of_sign_sgd_from_20_000_seeds():
 def test_standard_errors_are_right():
     # Over independent keys the estimates scatter as their standard errors say.
     problem, opt = js.Problem(js.EmbeddedSaddle([1.0], quartic=1.0), js.Gaussian(1.0)), js.SGD(0.1)
-    runs = [
-        js.stationary(opt.chain(problem), jnp.zeros(1), key=jax.random.key(k), seeds=128, steps=256, kept=16, groups=16)
-        for k in range(40)
-    ]
+    run = dict(seeds=128, steps=256, kept=16, groups=16)
+    runs = [js.stationary(opt.chain(problem), jnp.zeros(1), key=jax.random.key(k), **run) for k in range(40)]
     for pick in (lambda s: s.mean[0], lambda s: s.covariance[0, 0], lambda s: s.loss):
         values, errors = np.array([pick(r) for r in runs]), np.array([pick(r.stderr) for r in runs])
         # The ratio of standard deviations of 40 values has a spread of 1 / sqrt(80).

@@ -170,7 +170,7 @@ def _half_traces(function: Any, law: TangentLaw) -> Array:
     def one(mean: PyTree, covariance: Array) -> Array:
         vector, unravel = ravel_pytree(mean)
         hessian = jax.hessian(lambda v: flat(function(unravel(v))))(vector)
-        return 0.5 * jnp.einsum("kij,ij->k", hessian, covariance)
+        return _or_nothing(0.5 * jnp.einsum("kij,ij->k", hessian, covariance))
 
     return jax.vmap(one)(law.mean, law.covariance)
 
@@ -186,7 +186,12 @@ def _remainder(function: Any, seen: Sighting) -> Array:
         return jax.jvp(function, (mean,), (seen.deviation,))[1]
 
     first, second = jax.jvp(slope, (seen.mean,), (seen.deviation,))
-    return _flat(function, seen.x) - flat(first) - 0.5 * flat(second)
+    return _flat(function, seen.x) - _or_nothing(flat(first) + 0.5 * flat(second))
+
+
+def _or_nothing(control: Array) -> Array:
+    # A function that is not differentiable at the mean, as a norm at 0, has no control there; its mean is a plain one.
+    return jnp.where(jnp.isfinite(control), control, 0)
 
 
 def _flat(function: Any, x: PyTree) -> Array:
