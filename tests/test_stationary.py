@@ -70,12 +70,12 @@ def test_four_digits_of_sign_sgd_from_20_000_seeds():
 def test_standard_errors_are_right():
     # Over independent keys the estimates scatter as their standard errors say.
     problem, opt = js.Problem(js.EmbeddedSaddle([1.0], quartic=1.0), js.Gaussian(1.0)), js.SGD(0.1)
-    run = dict(seeds=128, steps=256, kept=16, groups=16)
-    runs = [js.stationary(opt.chain(problem), jnp.zeros(1), key=jax.random.key(k), **run) for k in range(40)]
+    run = dict(seeds=128, steps=128, kept=16, groups=16)
+    runs = [js.stationary(opt.chain(problem), jnp.zeros(1), key=jax.random.key(k), **run) for k in range(24)]
     for pick in (lambda s: s.mean[0], lambda s: s.covariance[0, 0], lambda s: s.loss):
         values, errors = np.array([pick(r) for r in runs]), np.array([pick(r.stderr) for r in runs])
-        # The ratio of standard deviations of 40 values has a spread of 1 / sqrt(80).
-        assert 0.55 < np.std(values, ddof=1) / np.sqrt(np.mean(errors**2)) < 1.55
+        # The ratio of standard deviations of 24 values has a spread of 1 / sqrt(48).
+        assert 0.5 < np.std(values, ddof=1) / np.sqrt(np.mean(errors**2)) < 1.6
 
 
 def test_a_run_that_has_not_settled_says_so():

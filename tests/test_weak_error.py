@@ -35,7 +35,7 @@ def test_the_errors_of_sgd_are_the_exact_ones(model):
         error = np.array([sde[i] - chain[i] for chain, sde in exact])
         # What Richardson leaves of the solver's error, and float32.
         np.testing.assert_allclose(run[name].modelling, error, atol=2e-6 + 0.01 * np.max(np.abs(error)))
-        assert abs(run[name].order.slope - order) < 0.3
+        assert abs(run[name].order.local[-1] - order) < 0.15  # at the smallest rates, where higher powers are gone
         assert run[name].order.half_width < 0.1
     # The solver's error of the mean: (1 - h a)^n against exp(-a t).
     drift = np.array([1 + eta / 2 if order == 2 else 1.0 for eta in RATES])
