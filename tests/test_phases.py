@@ -1,4 +1,4 @@
-"""SignSGD's phases, the bounds in each, schedules and scaling rules: against SciPy, simulation and each other."""
+"""SignSGD's phases and the bounds in each: against SciPy and the SDE itself."""
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,31 @@ def test_phases_and_their_sdes():
     np.testing.assert_allclose(spread["b"], -np.sqrt(ETA * (1 - 2 / np.pi * 0.04)), rtol=1e-6)
     with pytest.raises(ValueError, match="Phase 2"):
         js.theory.phase_sde(opt, problem, 2)
+    correlated = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(covariance=jnp.array([[1.0, 0.5], [0.5, 1.0]])))
+    with pytest.raises(ValueError, match="independent coordinates"):
+        js.theory.phase_sde(opt, correlated, 3)
+
+
+def test_phase_1_without_noise_is_the_descent_on_signs():
+    still = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(0.0))
+    assert js.theory.phase_sde(js.SignSGD(ETA), still, 1).drift(0.0, jnp.array([0.0, -1.0])).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("noise", [js.StudentT(2.0, jnp.array([0.5, 2.0])), js.StudentT(1.0, 0.5), js.Laplace(1.5)])
+def test_phase_3_is_tangent_to_the_sde_for_any_law(noise):
+    problem, opt = js.Problem(js.Quadratic([1.0, 2.0]), noise), js.SignSGD(ETA)
+    x = jnp.array([1e-3, -1e-3])
+    linear, full = js.theory.phase_sde(opt, problem, 3), opt.sde(problem)
+    np.testing.assert_allclose(linear.drift(0.0, x), full.drift(0.0, x), rtol=5e-3)
+    np.testing.assert_allclose(linear.diffusion(0.0, x)(jnp.ones(2)), full.diffusion(0.0, x)(jnp.ones(2)), rtol=1e-4)
+
+
+def test_the_phases_sdes_follow_a_schedule():
+    opt = js.SignSGD(optax.linear_schedule(ETA, 0.0, 100), reference_rate=ETA)
+    x, half = jnp.array([0.1, 0.1]), 50 * ETA
+    for phase in (1, 3):
+        sde = js.theory.phase_sde(opt, TWO, phase)
+        np.testing.assert_allclose(sde.drift(half, x), 0.5 * sde.drift(0.0, x), rtol=1e-5)
 
 
 def test_the_bounds_of_the_phases():
@@ -62,8 +87,18 @@ def test_the_bounds_of_the_phases():
     delta = np.sqrt(2 / np.pi) + ETA / np.pi * mu
     assert float(third.rate) == pytest.approx(2 * mu * delta, rel=1e-5)
     assert float(third.floor) == pytest.approx(float(js.theory.asymptotic_loss(js.SignSGD(ETA), TWO, published=True)))
+    for noise, kappa in (
+        (js.Gaussian(1.0), erf(1) / np.sqrt(2)),
+        (js.StudentT(1.0, 2.0), 2 / np.pi * np.arctan(np.sqrt(2)) / np.sqrt(2) / 2),
+    ):
+        chord = js.theory.loss_bound(js.SignSGD(ETA), js.Problem(TWO.loss, noise), x0, ts, phase=3)
+        assert float(chord.rate) == pytest.approx(2 * mu * (kappa + ETA / 2 * mu * kappa**2), rel=1e-5)
     with pytest.raises(ValueError, match="SignSGD"):
         js.theory.loss_bound(js.SGD(ETA), TWO, x0, ts, phase=1)
+    with pytest.raises(ValueError, match="Gaussian"):
+        js.theory.loss_bound(js.SignSGD(ETA), js.Problem(TWO.loss, js.StudentT(3.0, 1.0)), x0, ts, phase=2)
+    with pytest.raises(ValueError, match="noise in every coordinate"):
+        js.theory.loss_bound(js.SignSGD(ETA), js.Problem(TWO.loss, js.Gaussian(jnp.array([1.0, 0.0]))), x0, ts)
 
 
 def test_sign_sgd_settles_lower_than_sgd_from_the_crossover_on():
@@ -71,90 +106,3 @@ def test_sign_sgd_settles_lower_than_sgd_from_the_crossover_on():
         problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(sigma))
         sign = js.theory.asymptotic_loss(js.SignSGD(1e-4), problem, published=True)
         assert bool(sign < js.theory.asymptotic_loss(js.SGD(1e-4), problem)) == lower
-
-
-@pytest.mark.parametrize("kind", [js.SGD, js.SignSGD])
-def test_moments_along_a_schedule_solve_their_equations(kind):
-    power, rate, x0, h, sigma = 0.7, 0.01, 0.3, 2.0, 1.5
-    opt = kind(js.theory.power_schedule(power, rate), reference_rate=rate)
-    problem = js.Problem(js.Quadratic([h]), js.Gaussian(sigma))
-    ts = np.array([0.0, 1.0, 4.0])
-    law = js.theory.schedule_moments(opt, problem, jnp.array([x0]), ts)
-    a = h if kind is js.SGD else np.sqrt(2 / np.pi) * h / sigma
-    b, q = (0.0, sigma**2) if kind is js.SGD else (0.5 * rate * a * a, 1.0)
-
-    def field(t, y):
-        e = (t + 1) ** -power
-        return [-a * e * y[0], -2 * (a * e + b * e**2) * y[1] + rate * e**2 * q]
-
-    exact = scipy.integrate.solve_ivp(field, (0, 4), [x0, x0**2], t_eval=ts, rtol=1e-10, atol=1e-12).y
-    np.testing.assert_allclose(law.mean[:, 0], exact[0], rtol=1e-4)
-    np.testing.assert_allclose(law.covariance[:, 0, 0] + law.mean[:, 0] ** 2, exact[1], rtol=1e-4)
-    # On one coordinate, with the linear drift's own constant, the bound of the loss is the loss.
-    bound = js.theory.schedule_loss_bound(opt, problem, jnp.array([x0]), ts, **({} if kind is js.SGD else {"published": True}))
-    np.testing.assert_allclose(bound.loss, h / 2 * exact[1], rtol=1e-4)
-    phi = js.theory.schedule_integrals(opt, ts)
-    np.testing.assert_allclose(phi[0], ((ts + 1) ** (1 - power) - 1) / (1 - power), rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(phi[1], ((ts + 1) ** (1 - 2 * power) - 1) / (1 - 2 * power), rtol=1e-6, atol=1e-9)
-
-
-def test_a_constant_rate_is_a_schedule_too():
-    x0, ts = jnp.array([0.3, 0.2]), np.array([0.0, 1.0, 3.0])
-    opt = js.SGD(optax.constant_schedule(ETA), reference_rate=ETA)
-    along, law = js.theory.schedule_moments(opt, TWO, x0, ts), js.theory.moments(js.SGD(ETA), TWO, x0, jnp.asarray(ts))
-    np.testing.assert_allclose(along.covariance, law.covariance, rtol=1e-4, atol=1e-9)
-
-
-def test_which_powers_converge():
-    verdict = lambda opt, power, h=0.25: js.theory.power_verdict(opt, js.Problem(js.Quadratic([h]), js.Gaussian(1.0)), power)
-    assert verdict(js.SGD(ETA), 0.0).converges is False and verdict(js.SGD(ETA), 1.5).converges is False
-    assert verdict(js.SGD(ETA), 0.5) == (True, 0.5, False)
-    assert verdict(js.SGD(ETA), 1.0) == (True, 0.5, False)
-    assert verdict(js.SGD(ETA), 1.0, 0.5) == (True, 1.0, True)
-    assert verdict(js.SignSGD(ETA), 1.0).exponent == pytest.approx(0.5 * np.sqrt(2 / np.pi))
-    with pytest.raises(ValueError, match="SGD and SignSGD"):
-        verdict(js.Adam(ETA), 0.5)
-
-
-@pytest.mark.parametrize(
-    "opt",
-    [
-        js.SGD(0.002),
-        js.SignSGD(0.001),
-        js.RMSprop(0.002, 0.999, initial_scale=1.0),
-        js.RMSpropW(0.002, 0.999, initial_scale=1.0, weight_decay=0.5),
-        js.Adam(0.002, b1=0.9, b2=0.999),
-        js.AdamW(0.002, b1=0.9, b2=0.999, weight_decay=0.5),
-    ],
-    ids=lambda opt: type(opt).__name__,
-)
-def test_the_scaling_rules_leave_the_laws_unchanged(opt):
-    ratio, x0 = 4.0, jnp.array([0.1, -0.05])
-    scaled, larger = js.theory.scaled(opt, ratio), js.theory.with_batch(TWO, ratio)
-    law, other = js.theory.stationary(opt, TWO), js.theory.stationary(scaled, larger)
-    np.testing.assert_allclose(other.covariance, law.covariance, rtol=5e-3, atol=1e-8)
-    steps = np.array([0, 400, 1600])
-    curve = js.theory.discrete_moments(opt, TWO, x0, steps)
-    fewer = js.theory.discrete_moments(scaled, larger, x0, steps // 4)
-    np.testing.assert_allclose(fewer.loss, curve.loss, rtol=2e-2)
-    if hasattr(opt, "weight_decay"):
-        kept = type(opt)(**{**vars(scaled), "weight_decay": 0.5})
-        broken = js.theory.stationary(kept, larger).covariance
-        assert float(broken[0, 0]) > 1.1 * float(law.covariance[0, 0])
-
-
-def test_scaled_schedules_and_refusals():
-    schedule = optax.linear_schedule(0.1, 0.0, 100)
-    opt = js.theory.scaled(js.AdamW(schedule, b1=0.9, b2=0.99, weight_decay=0.1, reference_rate=0.1), 4.0)
-    assert float(opt.learning_rate(10)) == pytest.approx(2 * float(schedule(40)))
-    assert float(opt.reference_rate) == pytest.approx(0.2)
-    with pytest.raises(ValueError, match="b1"):
-        js.theory.scaled(js.Adam(0.1, b1=0.5), 4.0)
-    with pytest.raises(ValueError, match="batch_ratio"):
-        js.theory.scaled(js.SGD(0.1), 0.0)
-    with pytest.raises(ValueError, match="variance"):
-        js.theory.with_batch(js.Problem(js.Quadratic([1.0]), js.StudentT(1.0, 1.0)), 2.0)
-    fixed = js.theory.fixed_rate_scaled(js.AdamW(0.002, b1=0.9, b2=0.999, weight_decay=0.5), 4.0)
-    law = js.theory.stationary(js.AdamW(0.002, b1=0.9, b2=0.999, weight_decay=0.5), TWO).covariance
-    smaller = js.theory.stationary(fixed, js.theory.with_batch(TWO, 4.0)).covariance
-    np.testing.assert_allclose(np.diag(smaller), np.diag(law) / 2, rtol=5e-3)

@@ -8,7 +8,7 @@ def verification_line(outcome: Outcome) -> str:
     s, f = outcome.statement, outcome.finding
     verdict = f.verdict.value
     if f.verdict == Verdict.FAILS:
-        verdict = "FAILS AS PUBLISHED" if s.expected == Verdict.FAILS else "FAILS"
+        verdict = "FAILS, as known" if s.expected == Verdict.FAILS else "FAILS"
     elif outcome.surprising and s.expected == Verdict.FAILS:
         verdict += " (was known to fail)"
     line = (

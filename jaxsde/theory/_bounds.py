@@ -46,16 +46,16 @@ def loss_bound(
     - RMSprop(W), Adam(W) (Lemma 3.13, batch size 1): $r = 2\\mu/\\sigma + \\theta (L + \\mu)/L$, $T = \\mathcal L_\\tau$;
       for noise that dominates the gradient, and for $\\theta > 0$ a minimum at 0.
 
-    Within one of SignSGD's phases, and Gaussian noise, there are sharper ones (Lemmas 3.4 and 3.5), with $Y$ as in
-    [`phase`][]:
+    Within one of SignSGD's phases there are sharper ones (Lemmas 3.4 and 3.5), with $Y$ as in [`phase`][]; those of Phases
+    1 and 2 are for Gaussian noise:
 
     - Phase 1: $S_t \\le (\\sqrt{S_0} - \\sqrt{\\mu/2}\\,t)_+^2$, which reaches 0 at [`phase_1_time`][]. As published it is
       $\\frac14 (\\sqrt\\mu\\,t - 2\\sqrt{S_0})^2$ up to its zero: valid, but weaker by $\\sqrt2$ in time.
     - Phase 2: $r = 2\\mu\\Delta$, $\\Delta = \\frac{m}{\\sqrt2 \\sigma} + \\frac{\\eta\\mu m^2}{4\\sigma^2}$,
       $T = \\mathcal L_\\tau - \\mu d q_1^2$, constants from [`phase_2_constants`][]. As published with
       $\\hat q = \\max(q_1, q_2)$ in place of $q_1$, which the argument does not support.
-    - Phase 3: as above with $\\kappa = \\mathrm{erf}(1) / \\sqrt2$. As published with $\\kappa = \\sqrt{2/\\pi}$, the slope at
-      0, which is no lower bound within the phase.
+    - Phase 3: as above with $\\kappa = s(\\sqrt2) / \\sqrt2$, for Gaussian noise $\\mathrm{erf}(1) / \\sqrt2$. As published
+      with $\\kappa = s'(0)$, for Gaussian noise $\\sqrt{2/\\pi}$, which is no lower bound within the phase.
 
     **Arguments:** as those of `moments`;
 
@@ -78,8 +78,10 @@ def loss_bound(
         raise ValueError(f"phase must be 1, 2, 3 or None, got {phase!r}")
     if (phase is not None or published) and not isinstance(opt, SignSGD):
         raise ValueError(f"phase and published are for SignSGD's bounds, got {type(opt).__name__}")
-    if phase is not None and not isinstance(problem.noise, Gaussian):
-        raise ValueError(f"the phases are those of Gaussian noise, got {type(problem.noise).__name__}")
+    if phase in (1, 2) and not isinstance(problem.noise, Gaussian):
+        raise ValueError(f"the bounds of Phases 1 and 2 are for Gaussian noise, got {type(problem.noise).__name__}")
+    if isinstance(opt, SignSGD) and phase != 1:
+        check_noise(s)
     spectrum = jnp.linalg.eigvalsh(s.dense_hessian)
     mu, smoothness, trace = spectrum[0], spectrum[-1], jnp.sum(spectrum)
     if _checks.is_concrete(mu) and float(mu) <= 0:
@@ -162,6 +164,12 @@ def _phase_1(start: Array, mu: Array, ts: Array, published: bool) -> LossBound:
     speed = 0.5 * jnp.sqrt(mu) if published else jnp.sqrt(mu / 2)
     loss = jnp.maximum(jnp.sqrt(start) - speed * ts, 0) ** 2
     return LossBound(loss, 2 * speed / jnp.sqrt(start), jnp.zeros_like(start))
+
+
+def check_noise(s: Setting) -> None:
+    """Raises unless there is noise in every coordinate, without which the mean sign has no chord."""
+    if _checks.is_concrete(s.scale) and not np.all(np.asarray(s.scale) > 0):
+        raise ValueError(f"SignSGD's bounds divide by the noise's scale and need noise in every coordinate, got {s.scale}")
 
 
 def chord(problem: Problem, s: Setting, x0: Array) -> Array:

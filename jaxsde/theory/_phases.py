@@ -1,4 +1,4 @@
-"""SignSGD's three phases under Gaussian noise: boundaries, constants, and the dynamics in each (Lemma 3.4)."""
+"""SignSGD's three phases: boundaries, constants, and the dynamics in each (Lemma 3.4)."""
 
 import functools
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from scipy.special import erf
 
 from ..optimizers import SignSGD
-from ..problems import Gaussian, Problem
+from ..problems import AbstractIndependentNoise, Gaussian, Problem
 from ..processes import SDE
 
 _INNER, _OUTER = 1.0, 1.5
@@ -95,11 +95,14 @@ def phase_sde(opt: SignSGD, problem: Problem, phase: int) -> SDE:
     - Phase 1: $dX = -\\mathrm{sign}(\\nabla f)\\,dt$, no noise; off by at most $1 - \\mathrm{erf}(3/2) = 0.034$ there.
     - Phase 3: $dX = -\\sqrt{2/\\pi}\\,\\Sigma^{-1/2} \\nabla f\\,dt + \\sqrt\\eta \\sqrt{1 - \\frac2\\pi (\\Sigma^{-1/2}
       \\nabla f)^2}\\,dW$, a linearisation at 0: at the phase's edge the drift is 34 % too large, and beyond $|Y| =
-      \\sqrt\\pi / 2$, still inside the phase, the term under the root is negative; it is taken as 0 there.
+      \\sqrt\\pi / 2$, still inside the phase, the term under the root is negative; it is taken as 0 there. For noise of
+      another law, $\\Sigma^{1/2}$ is its scale, and the slope of its mean sign at 0 replaces $\\sqrt{2/\\pi}$.
 
     Phase 2 has bounds for its drift only, [`phase_2_drift_bounds`][].
 
-    **Arguments:** `opt`; `problem` with Gaussian noise of independent coordinates; `phase`: 1 or 3.
+    **Arguments:** `opt`; `problem` with noise of constant law and independent coordinates; `phase`: 1 or 3.
+
+    **Returns:** an `SDE`, in the clock $t = k \\eta$.
 
     **Raises:** `ValueError` for another phase, or other noise.
 
@@ -110,34 +113,41 @@ def phase_sde(opt: SignSGD, problem: Problem, phase: int) -> SDE:
     """
     if phase not in (1, 3):
         raise ValueError(f"phase must be 1 or 3: Phase 2 has bounds of its drift only; got {phase!r}")
-    if not problem.noise.independent:
-        raise ValueError("the phases are those of noise with independent coordinates")
-    _check(problem)
+    noise = problem.noise
+    if not (noise.independent and isinstance(noise, (Gaussian, AbstractIndependentNoise))):
+        raise ValueError(f"phase_sde needs noise of constant law with independent coordinates, got {type(noise).__name__}")
+    statistics, coefficients = (problem.gradient, _signed) if phase == 1 else (eqx.Partial(_linearised, problem), _linear)
     return eqx.tree_at(
-        lambda sde: (sde.statistics, sde.coefficients),
-        opt.sde(problem),
-        (eqx.Partial(_normalised, problem), eqx.Partial(_coefficients, opt, phase)),
+        lambda sde: (sde.statistics, sde.coefficients), opt.sde(problem), (statistics, eqx.Partial(coefficients, opt))
     )
 
 
-def _coefficients(opt: SignSGD, phase: int, t: Array, x: PyTree, y: PyTree) -> tuple[PyTree, Any]:
+def _signed(opt: SignSGD, t: Array, x: PyTree, gradient: PyTree) -> tuple[PyTree, None]:
     rate = opt.relative_rate(t)
-    if phase == 1:
-        return jax.tree.map(lambda y: -rate * jnp.sign(y), y), None
-    linear = jax.tree.map(lambda y: 2 / np.sqrt(np.pi).astype(y.dtype) * y, y)
-    return jax.tree.map(lambda s: -rate * s, linear), eqx.Partial(_diffusion, rate * jnp.sqrt(opt.rate), linear)
+    return jax.tree.map(lambda g: -rate * jnp.sign(g), gradient), None
 
 
-def _diffusion(scale: Array, linear: PyTree, dw: PyTree) -> PyTree:
-    return jax.tree.map(lambda s, z: -scale * jnp.sqrt(jnp.maximum(1 - s * s, 0)) * z, linear, dw)
+def _linear(opt: SignSGD, t: Array, x: PyTree, mean_sign: PyTree) -> tuple[PyTree, Any]:
+    rate = opt.relative_rate(t)
+    return jax.tree.map(lambda s: -rate * s, mean_sign), eqx.Partial(_diffusion, rate * jnp.sqrt(opt.rate), mean_sign)
+
+
+def _diffusion(scale: Array, mean_sign: PyTree, dw: PyTree) -> PyTree:
+    return jax.tree.map(lambda s, z: -scale * jnp.sqrt(jnp.maximum(1 - s * s, 0)) * z, mean_sign, dw)
+
+
+def _linearised(problem: Problem, x: PyTree) -> PyTree:
+    """The mean sign, linear in the gradient as it is at 0."""
+    noise: Any = problem.noise
+
+    def over(scale: Array, gradient: PyTree) -> PyTree:
+        return jax.tree.map(lambda g: (noise.slope / scale).astype(g.dtype) * g, gradient)
+
+    # One scale may stand for the whole gradient.
+    return jax.tree.map(over, noise.scale, problem.gradient(x))
 
 
 def _normalised(problem: Problem, x: PyTree) -> PyTree:
-    _check(problem)
-    variance = problem.noise.variance(x)
-    return jax.tree.map(lambda g, v: g / jnp.sqrt(2 * v), problem.gradient(x), variance)
-
-
-def _check(problem: Problem) -> None:
     if not isinstance(problem.noise, Gaussian):
         raise ValueError(f"the phases are those of Gaussian noise, got {type(problem.noise).__name__}")
+    return jax.tree.map(lambda g, v: g / jnp.sqrt(2 * v), problem.gradient(x), problem.noise.variance(x))

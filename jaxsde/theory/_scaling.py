@@ -26,7 +26,7 @@ def scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
     In each case `steps` becomes `steps` / $\\delta$: a step does the work of $\\delta$ smaller ones. Schedules are scaled and
     compressed accordingly.
 
-    **Arguments:** `opt`; `batch_ratio`: $\\delta > 0$.
+    **Arguments:** `opt`; `batch_ratio`: $\\delta > 0$, a number.
 
     **Returns:** an optimizer of the same kind.
 
@@ -65,15 +65,20 @@ def fixed_rate_scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> Abstrac
 def with_batch(problem: Problem, batch_ratio: ArrayLike) -> Problem:
     """The problem with a batch $\\delta$ times as large: noise of $1 / \\sqrt\\delta$ times the scale.
 
-    **Arguments:** `problem` with noise of constant law and finite variance; `batch_ratio`: $\\delta > 0$.
+    Exact for Gaussian noise. A mean of other draws has this covariance too, but tends to a Gaussian, while the noise here
+    keeps its law.
 
-    **Raises:** `ValueError` for other noise, whose mean over a batch has another law.
+    **Arguments:** `problem` with noise of constant law and finite variance; `batch_ratio`: $\\delta > 0$, a number.
+
+    **Returns:** a `Problem` with the same loss.
+
+    **Raises:** `ValueError` for other noise.
 
     >>> import jaxsde as js
     >>> with_batch(js.Problem(js.Quadratic([1.0]), js.Gaussian(2.0)), 4.0).noise.scale.item()
     1.0
     """
-    _checks.number("batch_ratio", batch_ratio, low=0.0)
+    _check_ratio(batch_ratio)
     noise = problem.noise
     if not noise.has_variance:
         raise ValueError(f"a mean of {type(noise).__name__} noise without variance does not shrink as one over the root")
@@ -90,7 +95,13 @@ def with_batch(problem: Problem, batch_ratio: ArrayLike) -> Problem:
 def _check(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> None:
     if not isinstance(opt, AbstractOptimizer):
         raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {opt!r}")
+    _check_ratio(batch_ratio)
+
+
+def _check_ratio(batch_ratio: ArrayLike) -> None:
     _checks.number("batch_ratio", batch_ratio, low=0.0)
+    if jnp.ndim(batch_ratio) > 0:
+        raise ValueError(f"batch_ratio must be one number, got shape {jnp.shape(batch_ratio)}")
 
 
 def _changed(opt: AbstractOptimizer, kappa: Any, steps: Any, decays: Any, theta: Any) -> AbstractOptimizer:

@@ -11,11 +11,11 @@ from jaxtyping import Array, ArrayLike, Float
 from .. import _checks
 from ..optimizers import SGD, AbstractOptimizer, SignSGD
 from ..problems import Problem
-from ._bounds import LossBound, chord
+from ._bounds import LossBound, check_noise, chord
 from ._moments import Law
 from ._setting import Setting, as_start, setting
 
-# Nodes and weights of Gauss's rule within a step.
+# Nodes and weights of Gauss's rule within a cell of the time axis.
 _NODES, _WEIGHTS = 0.5 + np.array([-0.5, 0.5]) / np.sqrt(3), np.array([0.5, 0.5])
 
 
@@ -42,11 +42,13 @@ def power_schedule(power: float, reference_rate: float) -> Callable[[Any], Any]:
 
 
 def power_verdict(opt: AbstractOptimizer, problem: Problem, power: float) -> PowerVerdict:
-    """How a schedule $\\eta_t = (t + 1)^{-\\nu}$ fares on a strongly convex quadratic.
+    """How a schedule $\\eta_t = (t + 1)^{-\\nu}$ fares on a strongly convex quadratic with noise.
 
     It converges iff $\\int \\eta_t = \\infty$ and $\\eta_t \\to 0$: for $\\nu$ in (0, 1) as $\\eta_t$ itself; for $\\nu = 1$ as
     $t^{-\\min(1, c)}$, with $c = 2\\mu$ for SGD and $2\\mu\\sqrt{2/\\pi} / \\sigma$ for SignSGD, and with a logarithm at $c
-    = 1$; for $\\nu > 1$ and for $\\nu = 0$ not.
+    = 1$; for $\\nu > 1$ and for $\\nu = 0$ not. With $\\mu$ the least eigenvalue of the Hessian and $\\sigma$ the largest
+    scale of the noise, so that SignSGD's loss may fall faster than $t^{-c}$ where the scales differ; for noise of another
+    law the slope of its mean sign at 0 replaces $\\sqrt{2/\\pi}$.
 
     **Arguments:** `opt`: SGD or SignSGD, of which the kind matters; `problem` with a `Quadratic` loss; `power`: $\\nu \\ge 0$.
 
@@ -64,7 +66,7 @@ def power_verdict(opt: AbstractOptimizer, problem: Problem, power: float) -> Pow
         return PowerVerdict(False, 0.0, False)
     if power < 1:
         return PowerVerdict(True, float(power), False)
-    return PowerVerdict(True, min(1.0, rate), rate == 1)
+    return PowerVerdict(True, min(1.0, rate), bool(np.isclose(rate, 1, rtol=1e-6)))
 
 
 def schedule_integrals(opt: AbstractOptimizer, ts: ArrayLike) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
@@ -79,9 +81,8 @@ def schedule_integrals(opt: AbstractOptimizer, ts: ArrayLike) -> tuple[Float[np.
     >>> [round(float(p[0]), 4) for p in schedule_integrals(opt, [3.0])]  # 2 (sqrt 4 - 1), log 4
     [2.0, 1.3863]
     """
-    times = _times(ts)
-    first, second = _cells(opt, times)[1:]
-    return tuple(np.concatenate([[0.0], np.cumsum(c @ _WEIGHTS)])[_places(opt, times)] for c in (first, second))  # type: ignore[return-value]
+    first, second, places = _cells(opt, _times(ts))
+    return tuple(np.concatenate([[0.0], np.cumsum(c @ _WEIGHTS)])[places] for c in (first, second))  # type: ignore[return-value]
 
 
 def schedule_moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: ArrayLike) -> Law:
@@ -92,7 +93,7 @@ def schedule_moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts
     \\sigma^2$; for SignSGD in Phase 3 $a$ and $b$ as in Lemma 3.7, $q = 1$.
 
     **Arguments:** `opt`: SGD or SignSGD; `problem` with a `Quadratic` loss of a diagonal Hessian and independent noise;
-    `x0`, shape `(d,)`; `ts`, shape `(n,)`, whole numbers of steps.
+    `x0`, shape `(d,)`; `ts`, shape `(n,)`.
 
     **Returns:** a `Law`: `.mean` `(n, d)`, `.covariance` `(n, d, d)`, `.loss` `(n,)`.
 
@@ -133,7 +134,7 @@ def schedule_loss_bound(
     \\mu^2 \\kappa^2 \\phi^2_t / \\sigma^2$ and $T = \\mathcal L_\\tau$, with $\\kappa$ the slope of the mean sign's chord
     as in [`loss_bound`][], or as published $\\sqrt{2/\\pi}$, its slope at 0.
 
-    **Arguments:** as those of [`loss_bound`][]; `ts` are whole numbers of steps.
+    **Arguments:** as those of [`loss_bound`][].
 
     **Returns:** a `LossBound`; its `.rate` and `.floor` are those at the full rate, $\\eta_t = 1$.
 
@@ -165,34 +166,32 @@ def schedule_loss_bound(
 def _relaxed(
     opt: AbstractOptimizer, times: np.ndarray, start: np.ndarray, a: np.ndarray, b: np.ndarray, source: np.ndarray
 ) -> np.ndarray:
-    """The solution of $\\dot m = -2 (a \\eta_t + b \\eta_t^2) m + q \\eta_t^2$ at `times`, step by step: no exponent ever
+    """The solution of $\\dot m = -2 (a \\eta_t + b \\eta_t^2) m + q \\eta_t^2$ at `times`, cell by cell: no exponent ever
     grows."""
-    _, first, second = _cells(opt, times)
-    # What is left, at the end of a step, of what was there at its start and at each of its nodes.
+    first, second, places = _cells(opt, times)
+    # What is left, at the end of a cell, of what was there at its start and at each of its nodes.
     whole = 2 * (np.outer(first @ _WEIGHTS, a) + np.outer(second @ _WEIGHTS, b))
     kept = np.exp(-whole)
     fresh = sum(w * second[:, [i]] * np.exp(-(1 - _NODES[i]) * whole) for i, w in enumerate(_WEIGHTS)) * source
     values = [start]
     for decay, gain in zip(kept, fresh, strict=True):
         values.append(decay * values[-1] + gain)
-    return np.stack(values)[_places(opt, times)]
+    return np.stack(values)[places]
 
 
-def _cells(opt: AbstractOptimizer, times: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """For each step up to the last time: step length times the relative rate, and times its square, at Gauss's nodes."""
+def _cells(opt: AbstractOptimizer, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each cell between 0 and the last time, cut at whole steps (where a schedule may jump) and at `times`: its length
+    times the relative rate, and times its square, at Gauss's nodes; and at which of the cuts the `times` are."""
     eta = float(opt.rate)
-    count = int(np.max(_places(opt, times), initial=0))
-    nodes = np.arange(count)[:, None] + _NODES
+    places = times / eta
+    cuts = np.union1d(np.arange(np.max(places, initial=0)), places)
+    lengths = np.diff(cuts)[:, None]
+    nodes = cuts[:-1, None] + lengths * _NODES
     if opt.reference_rate is None:
         relative = np.ones_like(nodes)
     else:
         relative = np.asarray(jax.vmap(jax.vmap(opt.learning_rate))(jnp.asarray(nodes)), float) / eta
-    return count, eta * relative, eta * relative**2
-
-
-def _places(opt: AbstractOptimizer, times: np.ndarray) -> np.ndarray:
-    """The steps at `times`."""
-    return np.round(times / float(opt.rate)).astype(int)
+    return eta * lengths * relative, eta * lengths * relative**2, np.searchsorted(cuts, places)
 
 
 def _times(ts: ArrayLike) -> np.ndarray:
@@ -214,4 +213,7 @@ def _scheduled_setting(opt: AbstractOptimizer, problem: Problem) -> Setting:
     """The setting of the same optimizer at the constant reference rate."""
     if not isinstance(opt, (SGD, SignSGD)):
         raise ValueError(f"schedules have closed forms for SGD and SignSGD, got {type(opt).__name__}")
-    return setting(type(opt)(opt.rate), problem)
+    s = setting(type(opt)(opt.rate), problem)
+    if isinstance(opt, SignSGD):
+        check_noise(s)
+    return s

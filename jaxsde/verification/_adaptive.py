@@ -54,9 +54,7 @@ def stationary_covariance_of_rmspropw(budget: Budget) -> Finding:
     return first_order(0.02, lambda rate: theory.stationary(_rmspropw(rate), problem).covariance, measure)
 
 
-@statement(
-    "rmsprop", 8, "RMSprop's SDE", "the SDE itself, coupled 3x3: the same Lyapunov equation", expected=_LINEAR, quick=True
-)
+@statement("rmsprop", 8, "RMSprop's SDE", "the SDE itself, coupled 3x3: the same Lyapunov equation", expected=_LINEAR)
 def stationary_covariance_of_rmspropws_sde(budget: Budget) -> Finding:
     problem = coupled()
     scale = float(np.sqrt(np.mean(np.diag(np.asarray(problem.noise.covariance(jnp.zeros(3)))))))
@@ -205,7 +203,7 @@ def _orders(optimizer: str, model: str, factor: float) -> WeakError:
     # the time of comparison.
     opt, start_time, seeds = {
         "rmsprop": (RMSprop(0.1, 0.9, initial_scale=0.5), None, 50_000),
-        "adam": (Adam(0.1, b1=0.6, b2=0.9), 0.4, 100_000),
+        "adam": (Adam(0.1, b1=0.6, b2=0.9), 0.4, 40_000),
     }[optimizer]
     return weak_error(
         opt, quadratic([1.0], 0.3), jnp.array([1.0]), T=1.2, learning_rates=(0.1, 0.05, 0.025), key=key(814),

@@ -25,7 +25,7 @@ def malladis_sde_where_the_signal_dominates(budget: Budget) -> Finding:
     return equal(chain.mean, sde.mean, error, "the optimizer's is the claim", rounding=5e-3)
 
 
-@statement("adam", 9, _MALLADI, "the same SDE where noise dominates: stationary Cov = (eta / 2) Sigma^{1/2} H^-1", quick=True)
+@statement("adam", 9, _MALLADI, "the same SDE where noise dominates: stationary Cov = (eta / 2) Sigma^{1/2} H^-1")
 def malladis_sde_where_noise_dominates(budget: Budget) -> Finding:
     rate = 1e-2
     opt, problem = Adam(rate, b1=0.9, b2=0.99), quadratic([1.0], 2.0)

@@ -19,7 +19,7 @@ def _noise_power(y: np.ndarray, seeds: int, number: int) -> tuple[np.ndarray, np
     return mean, stderr, np.diag(covariance), np.diag(errors)
 
 
-@statement("sign_sgd", 4, _LEMMA, "Phase 1, |Y| > 3/2: dX = -sign(grad f) dt, to within 1 - erf(3/2) = .0339", quick=True)
+@statement("sign_sgd", 4, _LEMMA, "Phase 1, |Y| > 3/2: dX = -sign(grad f) dt, to within 1 - erf(3/2) = .0339")
 def drift_in_phase_1(budget: Budget) -> Finding:
     y = np.array([1.5, 1.7, -2.0])
     mean, stderr, _, _ = _noise_power(y, budget.seeds(400_000), 400)
@@ -59,7 +59,7 @@ def linear_drift_at_the_edge_of_phase_3(budget: Budget) -> Finding:
     return equal(2 / np.sqrt(np.pi) * y, mean, stderr, "a linearisation at 0, not an identity")
 
 
-@statement("sign_sgd", 4, _LEMMA, "Phase 3 at |Y| = 0.05: drift (2 / sqrt pi) Y, noise power 1 - (4 / pi) Y^2", quick=True)
+@statement("sign_sgd", 4, _LEMMA, "Phase 3 at |Y| = 0.05: drift (2 / sqrt pi) Y, noise power 1 - (4 / pi) Y^2")
 def linear_drift_in_phase_3(budget: Budget) -> Finding:
     y = np.array([0.05, -0.05, 0.05])
     mean, stderr, power, errors = _noise_power(y, budget.seeds(4_000_000), 405)

@@ -28,7 +28,7 @@ def _unchanged(opt: Any, ratio: float, sigma: float, budget: Budget, number: int
     return equal(a, b, np.hypot(da, db), note, rounding=rounding)
 
 
-@statement("scaling", 8, "linear rule", "SGD, batch x 4, eta x 4: the stationary law is unchanged, to O(eta)", quick=True)
+@statement("scaling", 8, "linear rule", "SGD, batch x 4, eta x 4: the stationary law is unchanged, to O(eta)")
 def linear_rule_for_sgd(budget: Budget) -> Finding:
     return _unchanged(SGD(0.005), 4.0, 1.0, budget, 820, 3e-3)
 
@@ -45,9 +45,7 @@ def square_root_rule_for_adam(budget: Budget) -> Finding:
     return _unchanged(Adam(0.005, b1=0.9, b2=0.999), 4.0, 1.0, budget, 824, 4e-3)
 
 
-@statement(
-    "scaling", 8, "Lemma 3.13", "AdamW, batch x 4: eta x 2, theta x 2, 1 - b x 4: the law is unchanged, to O(eta)", quick=True
-)
+@statement("scaling", 8, "Lemma 3.13", "AdamW, batch x 4: eta x 2, theta x 2, 1 - b x 4: the law is unchanged, to O(eta)")
 def square_root_rule_for_adamw(budget: Budget) -> Finding:
     return _unchanged(AdamW(0.005, b1=0.9, b2=0.999, weight_decay=0.5), 4.0, 1.0, budget, 826, 4e-3)
 

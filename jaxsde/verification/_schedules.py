@@ -36,7 +36,7 @@ def sgd_with_an_inverse_square_root_schedule(budget: Budget) -> Finding:
     return exponent(-0.5, ts + 1, loss, stderr, 0.05)
 
 
-@statement("schedules", 7, _SECTION, "SignSGD, eta_t = (t + 1)^{-1/2}: E S_t falls as eta_t", quick=True)
+@statement("schedules", 7, _SECTION, "SignSGD, eta_t = (t + 1)^{-1/2}: E S_t falls as eta_t")
 def sign_sgd_with_an_inverse_square_root_schedule(budget: Budget) -> Finding:
     ts, loss, stderr = _late(SignSGD, 0.5, quadratic([1.0], 1.0), budget, 701)
     return exponent(-0.5, ts + 1, loss, stderr, 0.05)

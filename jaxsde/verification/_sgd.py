@@ -45,7 +45,7 @@ def stationary_variance_of_discrete_sgd(budget: Budget) -> Finding:
     return equal(rate * sigma**2 / (h * (2 - rate * h)), *pooled, "eight independent coordinates pooled")
 
 
-@statement("sgd", 2, "Lyapunov equation", "SDE, coupled 3x3: H C + C H = eta Sigma", quick=True)
+@statement("sgd", 2, "Lyapunov equation", "SDE, coupled 3x3: H C + C H = eta Sigma")
 def stationary_covariance_of_sgds_sde(budget: Budget) -> Finding:
     opt, problem = SGD(0.05), coupled()
     measured = settled_covariance(opt.sde(problem), np.zeros(3), seeds=budget.seeds(20_000), number=203)
@@ -90,7 +90,7 @@ def _order(run: WeakError, claimed: float) -> Finding:
     return exponent(claimed, run.learning_rates, np.abs(error.modelling), error.modelling_stderr, 0.15, note)
 
 
-@statement("sgd", 2, _LI, "weak error of the SDE = C eta", quick=True)
+@statement("sgd", 2, _LI, "weak error of the SDE = C eta")
 def order_of_sgds_sde(budget: Budget) -> Finding:
     return _order(_orders("compagnoni", budget.factor), 1.0)
 
@@ -100,7 +100,7 @@ def order_of_sgds_second_order_sde(budget: Budget) -> Finding:
     return _order(_orders("second-order", budget.factor), 2.0)
 
 
-@statement("sgd", 1, "one-step moments", "the ODE without noise is of weak order 1 as well", quick=True)
+@statement("sgd", 1, "one-step moments", "the ODE without noise is of weak order 1 as well")
 def order_of_gradient_flow(budget: Budget) -> Finding:
     run = _orders("compagnoni", budget.factor)
     error = run["norm^4"]
