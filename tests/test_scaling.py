@@ -60,7 +60,7 @@ def test_the_decay_has_to_be_scaled_too():
     problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
     scaled, larger = js.theory.scaled(opt, 4.0), js.theory.with_batch(problem, 4.0)
     kept = js.AdamW(scaled.learning_rate, b1=scaled.b1, b2=scaled.b2, eps=scaled.eps, weight_decay=0.5)
-    seeds = 8192
+    seeds = 4096
 
     def check(opt, problem, steps, number, variance):
         assert float(js.theory.stationary(opt, problem).covariance[0, 0]) == pytest.approx(variance, rel=1e-3)
