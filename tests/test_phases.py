@@ -72,6 +72,8 @@ def test_the_bounds_of_the_phases():
     mu, trace, start = 1.0, 3.0, 0.75
     first = js.theory.loss_bound(js.SignSGD(ETA), TWO, x0, ts, phase=1)
     np.testing.assert_allclose(first.loss, [start, (np.sqrt(start) - np.sqrt(mu / 2) * 0.5) ** 2, 0], rtol=1e-5)
+    weaker = js.theory.loss_bound(js.SignSGD(ETA), TWO, x0, ts, phase=1, published=True)
+    np.testing.assert_allclose(weaker.loss, [start, (np.sqrt(mu) * 0.5 - 2 * np.sqrt(start)) ** 2 / 4, 0], rtol=1e-5)
     # The curve is the solution of S' = -sqrt(2 mu S), and reaches zero at t*.
     solved = scipy.integrate.solve_ivp(lambda t, s: -np.sqrt(2 * mu * np.maximum(s, 0)), (0, 0.5), [start], rtol=1e-9).y[0, -1]
     assert float(first.loss[1]) == pytest.approx(solved, rel=1e-4)
@@ -91,7 +93,7 @@ def test_the_bounds_of_the_phases():
         (js.Gaussian(1.0), erf(1) / np.sqrt(2)),
         (js.StudentT(1.0, 2.0), 2 / np.pi * np.arctan(np.sqrt(2)) / np.sqrt(2) / 2),
     ):
-        chord = js.theory.loss_bound(js.SignSGD(ETA), js.Problem(TWO.loss, noise), x0, ts, phase=3)
+        chord = js.theory.loss_bound(js.SignSGD(ETA), js.Problem(TWO.loss, noise), 9 * x0, ts, phase=3)
         assert float(chord.rate) == pytest.approx(2 * mu * (kappa + ETA / 2 * mu * kappa**2), rel=1e-5)
     with pytest.raises(ValueError, match="SignSGD"):
         js.theory.loss_bound(js.SGD(ETA), TWO, x0, ts, phase=1)

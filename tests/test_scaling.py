@@ -60,17 +60,23 @@ def test_the_decay_has_to_be_scaled_too():
     problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
     scaled, larger = js.theory.scaled(opt, 4.0), js.theory.with_batch(problem, 4.0)
     kept = js.AdamW(scaled.learning_rate, b1=scaled.b1, b2=scaled.b2, eps=scaled.eps, weight_decay=0.5)
-    seeds = 4096
+    observe, seeds = {"x": lambda x: x}, 4096
 
     def check(opt, problem, steps, number, variance):
         assert float(js.theory.stationary(opt, problem).covariance[0, 0]) == pytest.approx(variance, rel=1e-3)
-        run = dict(steps=steps, seeds=seeds, every=steps, key=jax.random.key(number), observe={"x": lambda x: x})
+        run = dict(steps=steps, seeds=seeds, every=steps, key=jax.random.key(number), observe=observe)
         measured = js.simulate(opt.chain(problem), jnp.zeros(1), **run)["x"].variance[-1, 0]
         assert float(measured) == pytest.approx(variance, rel=5 * np.sqrt(2 / seeds))
 
     check(opt, problem, 1600, 1, 1.626e-3)
     check(scaled, larger, 400, 2, 1.626e-3)
     check(kept, larger, 400, 3, 1.975e-3)
+
+
+@pytest.mark.parametrize("scale", [js.theory.scaled, js.theory.fixed_rate_scaled])
+def test_what_has_the_unit_of_a_gradient_shrinks_with_the_noise(scale):
+    opt = scale(js.RMSprop(0.01, 0.99, eps=0.1, initial_scale=0.5), 4.0)
+    assert (float(opt.eps), float(opt.initial_scale)) == pytest.approx((0.1 / 2, 0.5 / 4))
 
 
 @pytest.mark.parametrize("noise", [js.Gaussian(jnp.array([1.0, 2.0])), js.StudentT(5.0, 0.7), js.Laplace(0.4)])

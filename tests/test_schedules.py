@@ -41,6 +41,14 @@ def test_moments_along_a_schedule_solve_their_equations(kind):
     np.testing.assert_allclose(phi[1], ((ts + 1) ** (1 - 2 * power) - 1) / (1 - 2 * power), rtol=1e-6, atol=1e-9)
 
 
+def test_long_steps_are_integrated_along_the_schedule():
+    opt = js.SGD(optax.linear_schedule(1.0, 0.0, 4), reference_rate=0.5)
+    law = js.theory.schedule_moments(opt, js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0)), jnp.zeros(1), [2.0])
+    # The rate relative to the reference is 2 (1 - t / 2), and a second moment lives on as exp(-2 int rate).
+    exact = scipy.integrate.quad(lambda s: 0.5 * (2 - s) ** 2 * np.exp(-((2 - s) ** 2)), 0, 2)[0]
+    assert float(law.covariance[0, 0, 0]) == pytest.approx(exact, rel=1e-3)
+
+
 def test_a_constant_rate_is_a_schedule_too():
     x0, ts = jnp.array([0.3, 0.2]), np.array([0.0, 1.0, 3.0])
     opt = js.SGD(optax.constant_schedule(ETA), reference_rate=ETA)

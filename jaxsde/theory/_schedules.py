@@ -15,8 +15,9 @@ from ._bounds import LossBound, check_noise, chord
 from ._moments import Law
 from ._setting import Setting, as_start, setting
 
-# Nodes and weights of Gauss's rule within a cell of the time axis.
+# Nodes and weights of Gauss's rule within a cell of the time axis, and the weights for the part after each node.
 _NODES, _WEIGHTS = 0.5 + np.array([-0.5, 0.5]) / np.sqrt(3), np.array([0.5, 0.5])
+_REST = 0.25 + np.array([[0, 1], [-1, 0]]) / np.sqrt(12)
 
 
 class PowerVerdict(NamedTuple):
@@ -169,10 +170,13 @@ def _relaxed(
     """The solution of $\\dot m = -2 (a \\eta_t + b \\eta_t^2) m + q \\eta_t^2$ at `times`, cell by cell: no exponent ever
     grows."""
     first, second, places = _cells(opt, times)
-    # What is left, at the end of a cell, of what was there at its start and at each of its nodes.
-    whole = 2 * (np.outer(first @ _WEIGHTS, a) + np.outer(second @ _WEIGHTS, b))
-    kept = np.exp(-whole)
-    fresh = sum(w * second[:, [i]] * np.exp(-(1 - _NODES[i]) * whole) for i, w in enumerate(_WEIGHTS)) * source
+
+    def left(weights: np.ndarray) -> np.ndarray:
+        """What is left, at the end of each cell, of what was there at its start, or at a node."""
+        return np.exp(-2 * (np.outer(first @ weights, a) + np.outer(second @ weights, b)))
+
+    kept = left(_WEIGHTS)
+    fresh = sum(w * second[:, [i]] * left(_REST[i]) for i, w in enumerate(_WEIGHTS)) * source
     values = [start]
     for decay, gain in zip(kept, fresh, strict=True):
         values.append(decay * values[-1] + gain)
