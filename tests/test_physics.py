@@ -210,3 +210,23 @@ def test_the_dropped_noise_of_v_is_what_rmsprops_sde_misses_along_the_way():
         _close(sde[i], plain[i], seeds / 2, 0.005)
         _close(full[i], chain[i], seeds / 2, 0.01)
         assert sde[i] > 1.04 * chain[i]
+
+
+@pytest.mark.parametrize("loss", ["quadratic", "saddle"])
+def test_the_sde_stays_true_over_a_hundred_relaxation_times(loss):
+    """The gap in the mean loss is of the order of the learning rate while it falls, and does not grow thereafter."""
+    eta, sigma = 0.05, 0.5
+    loss, start, relaxation = {
+        "quadratic": (js.Quadratic([1.0]), jnp.array([2.0]), sigma * np.sqrt(np.pi / 2)),
+        "saddle": (js.EmbeddedSaddle(), jnp.full(2, 0.01), 1.0),
+    }[loss]
+    problem, opt = js.Problem(loss, js.Gaussian(sigma)), js.SignSGD(eta)
+    steps = 20 * int(np.ceil(100 * relaxation / eta / 20))
+    run = dict(steps=steps, seeds=4096, every=20, key=jax.random.key(3), observe={"loss": problem.loss})
+    chain = js.simulate(opt.chain(problem), start, **run)["loss"]
+    sde = js.simulate(opt.sde(problem), start, substeps=8, **run)["loss"]
+    gap = np.abs(np.asarray(sde.mean) - np.asarray(chain.mean))[1:]
+    allowed = eta * np.abs(np.asarray(chain.mean))[1:] + 6 * np.hypot(sde.stderr, chain.stderr)[1:]
+    assert np.all(gap < allowed)
+    half = len(gap) // 2
+    assert np.mean(gap[half:]) < np.mean(gap[:half]) + np.mean(sde.stderr)
