@@ -43,6 +43,7 @@ from .simulation import (
     Jackknife as Jackknife,
     Moments as Moments,
     Samples as Samples,
+    ThreePointIncrements as ThreePointIncrements,
     TwoPointIncrements as TwoPointIncrements,
     simulate as simulate,
 )

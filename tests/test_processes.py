@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxsde as js
-from jaxsde import _random
+from jaxsde import _philox, _random
 
 HESSIAN = jnp.array([[2.0, 0.5], [0.5, 1.0]])
 PROBLEM = js.Problem(js.Quadratic(HESSIAN), js.Gaussian(0.5))
@@ -23,9 +23,15 @@ OPTIMIZERS = {
     "adamw": js.AdamW(ETA, 0.8, 0.9, weight_decay=0.1),
 }
 
+INCREMENTS = {
+    "two-point": js.TwoPointIncrements(),
+    "three-point": js.ThreePointIncrements(),
+    "gaussian": js.GaussianIncrements(),
+}
+
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("increments", [js.TwoPointIncrements(), js.GaussianIncrements()], ids=["two-point", "gaussian"])
+@pytest.mark.parametrize("increments", list(INCREMENTS.values()), ids=list(INCREMENTS))
 def test_simulate_agrees_with_diffeqsolve(name, increments):
     sde, steps, substeps, key = OPTIMIZERS[name].sde(PROBLEM), 40, 4, jax.random.key(5)
     run = js.simulate(
@@ -49,11 +55,11 @@ def test_simulate_agrees_with_diffrax_euler_on_the_same_increments(name):
     sde, steps, key, increments = OPTIMIZERS[name].sde(PROBLEM), 40, jax.random.key(5), js.GaussianIncrements()
     run = js.simulate(sde, X0, steps=steps, seeds=1, key=key, substeps=4, increments=increments, reduce=js.Samples())
     h = ETA / 4
-    stream = _random.brownian_key(_random.seed_key(_random.stream_key(key), jnp.asarray(0, jnp.int32)))
+    stream = _philox.key_words(_random.brownian_key(_random.seed_key(_random.stream_key(key), jnp.asarray(0, jnp.int32))))
 
     def path(t0, t1):
         n = jnp.rint(t0 / h).astype(jnp.int32)
-        return jnp.sqrt(h) * increments.draw(None, n, 0, stream, X0)[0]
+        return jnp.sqrt(h) * increments.supply(stream, n, X0)
 
     solution = diffrax.diffeqsolve(
         sde.terms(path), diffrax.Euler(), 0.0, steps * ETA, h, X0, adjoint=diffrax.ForwardMode(), max_steps=200
@@ -104,27 +110,6 @@ def test_noise_depends_on_key_seed_and_step_alone(kind):
     np.testing.assert_allclose(run(40, 11, 11), whole[:, :11], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(run(20, 30, 30), whole[:3], rtol=1e-5, atol=1e-6)
     assert len(np.unique(whole[-1, :, 0])) == 30
-
-
-def test_two_point_increments_are_fair_signs_from_any_first_step():
-    increments, like = js.TwoPointIncrements(), jnp.zeros((100, 10))
-
-    def draws(first):
-        def step(memory, n):
-            z, memory = increments.draw(memory, n, first, jax.random.key(3), like)
-            return memory, z
-
-        return np.asarray(jax.lax.scan(step, increments.init(like), first + jnp.arange(500))[1])
-
-    z = draws(0)
-    assert set(np.unique(z)) == {-1.0, 1.0}
-    limit = 5 / np.sqrt(z.size)
-    assert abs(z.mean()) < limit
-    for lag in (1, 2, 31, 32, 33):
-        assert abs((z[lag:] * z[:-lag]).mean()) < 5 / np.sqrt(z[lag:].size)
-    assert abs((z[:, 1:] * z[:, :-1]).mean()) < 1.1 * limit
-    assert abs((z[:, :, 1:] * z[:, :, :-1]).mean()) < 1.1 * limit
-    np.testing.assert_array_equal(draws(8)[: 500 - 8], z[8:])
 
 
 def test_start_steps_are_the_chain_and_what_follows_is_unbiased():

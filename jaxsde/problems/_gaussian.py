@@ -10,9 +10,9 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import ndtr
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from .. import _checks
+from .. import _checks, _philox
 from .._tree import flat, size
-from ._noise import AbstractNoise, as_scale, draw, fit, over, scaled
+from ._noise import AbstractNoise, as_scale, fit, over, scaled
 from ._sign_covariance import sign_covariance
 
 
@@ -66,7 +66,10 @@ class Gaussian(AbstractNoise):
             )
 
     def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: PRNGKeyArray) -> PyTree:
-        normal = draw(jax.random.normal, key, params)
+        words = _philox.key_words(key)
+        leaves, structure = jax.tree.flatten(params)
+        draws = [_philox.normal(words, 0, part, leaf.shape, leaf.dtype) for part, leaf in enumerate(leaves)]
+        normal = jax.tree.unflatten(structure, draws)
         return jax.tree.map(jnp.add, jax.grad(loss)(params), self.root(params)(normal))
 
     def variance(self, params: PyTree) -> PyTree:
@@ -85,9 +88,7 @@ class Gaussian(AbstractNoise):
         return self.matrix
 
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda g, std: jax.lax.erf(over(g, std) * np.sqrt(0.5).astype(g.dtype)), gradient, self._std(params)
-        )
+        return jax.tree.map(lambda g, std: jax.lax.erf(over(g, std * np.sqrt(2).astype(g.dtype))), gradient, self._std(params))
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         return jax.tree.map(lambda g, std: ndtr(-over(g, std)), gradient, self._std(params))

@@ -2,6 +2,7 @@ from ._ensemble import Ensemble as Ensemble, Interrupted as Interrupted
 from ._increments import (
     AbstractIncrements as AbstractIncrements,
     GaussianIncrements as GaussianIncrements,
+    ThreePointIncrements as ThreePointIncrements,
     TwoPointIncrements as TwoPointIncrements,
 )
 from ._reducers import (

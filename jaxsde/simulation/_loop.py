@@ -63,6 +63,12 @@ def begin(
 
 
 @eqx.filter_jit
+def streams(stepper: AbstractStepper, key: PRNGKeyArray, ids: Int[Array, " chunk"]) -> Array:
+    """The keys of the noise of a chunk of seeds. Derived once, here: within the loop's program it would be each time."""
+    return jax.vmap(lambda seed: stepper.stream(_random.seed_key(key, seed)))(ids)
+
+
+@eqx.filter_jit
 def hand_over(stepper: AbstractStepper, state: Any) -> Any:
     """The SDE's states that go with the chain's."""
     return jax.vmap(stepper.init)(state)
@@ -74,24 +80,22 @@ def advance(
     recorder: Recorder,
     state: Any,
     buffer: Record,
-    key: PRNGKeyArray,
+    keys: Array,
     ids: Int[Array, " chunk"],
     start: Int[Array, ""],
     stop: Int[Array, ""],
     every: Int[Array, ""],
 ) -> tuple[Any, Record]:
-    """Moves a chunk of seeds from step `start` to step `stop`, recording after each multiple of `every`.
+    """Moves a chunk of seeds, with noise under `keys`, from step `start` to `stop`, recording at multiples of `every`.
 
     The bounds are data: runs of any length, cut anywhere, share one program.
     """
 
-    def one(state: Any, seed: Int[Array, ""]) -> tuple[Any, Record]:
-        stream = stepper.stream(_random.seed_key(key, seed))
-
+    def one(state: Any, stream: Array, seed: Int[Array, ""]) -> tuple[Any, Record]:
         def segment(carry: tuple[Array, Any, Record]) -> tuple[Array, Any, Record]:
             n, state, buffer = carry
             end = jnp.minimum(stop, (n // every + 1) * every)
-            state = jax.lax.fori_loop(n, end, lambda i, s: stepper.step(s, i, stream), state)
+            state = stepper.run(state, n, end, stream)
             slot = jnp.where(end % every == 0, end // every, recorder.slots)
             record = recorder.record(stepper.view(state), seed)
             buffer = jax.tree.map(lambda b, r: b.at[slot].set(r), buffer, record)
@@ -100,7 +104,7 @@ def advance(
         _, state, filled = jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (start, state, buffer))
         return state, filled
 
-    return jax.vmap(one, out_axes=(0, None), axis_name=_SEEDS)(state, ids)
+    return jax.vmap(one, out_axes=(0, None), axis_name=_SEEDS)(state, keys, ids)
 
 
 @eqx.filter_jit

@@ -1,7 +1,8 @@
 """`simulate`: an ensemble of trajectories of a chain or an SDE, as statistics over seeds."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from .._tree import cast, size
 from ..processes import SDE, Accompanied, Chain, Sighting
 from . import _loop
 from ._ensemble import Ensemble, Interrupted
-from ._increments import AbstractIncrements, GaussianIncrements, TwoPointIncrements
+from ._increments import AbstractIncrements, GaussianIncrements, ThreePointIncrements, TwoPointIncrements
 from ._reducers import AbstractReducer, Moments
 from ._steppers import (
     AbstractStepper,
@@ -28,10 +29,13 @@ from ._steppers import (
 # A chunk's state should stay in the cache of a core; below some seeds, starting a kernel costs more than its work.
 _CHUNK_COORDINATES, _LEAST_CHUNK, _LARGEST_CHUNK = 2**17, 16, 2**14
 
-# How often, within a chunk, the host looks in: for the progress bar and for an interrupt from the keyboard.
-_CALLS = 20
+# How often the host looks in, in seconds: for the progress bar and for an interrupt from the keyboard.
+_GLANCE = 0.25
 
-_INCREMENTS = {"two-point": TwoPointIncrements, "gaussian": GaussianIncrements}
+# The first look is after this share of a phase, to see how fast it goes.
+_FIRST_SHARE = 1 / 32
+
+_INCREMENTS = {"two-point": TwoPointIncrements, "three-point": ThreePointIncrements, "gaussian": GaussianIncrements}
 
 
 def simulate(
@@ -65,8 +69,8 @@ def simulate(
     - `observe`: functions of the parameters to record, by name; by default `{"x": parameters, "loss": loss}`.
     - `reduce`: [`Moments`][] (the default), [`Samples`][] or another reducer.
     - `substeps`: SDE only: how many steps of the solver make up one optimizer step, $h = \\eta$ / `substeps`.
-    - `increments`: SDE only: `"two-point"` or `"gaussian"`; by default two-point where only moments are asked for,
-      which these serve to the same order in $h$, and else Gaussian.
+    - `increments`: SDE only: `"two-point"`, `"three-point"`, `"gaussian"` or an [`AbstractIncrements`][]; by default
+      two-point where only moments are asked for, which these serve to the same order in $h$, and else Gaussian.
     - `chunk`: how many seeds run at a time; by default as many as suit the processor's cache.
     - `progress`: whether a run of more than two seconds shows a progress bar, on a terminal and with tqdm installed.
 
@@ -177,19 +181,22 @@ def _run_chunk(
     for phase in plan:
         if phase is not plan[0]:
             state = _loop.hand_over(phase.stepper, state)
-        for start, stop in _pieces(phase.start, phase.stop, 1 if bar is None else _CALLS):
+        if phase.start == phase.stop:
+            continue
+        keys = _loop.streams(phase.stepper, key, ids)
+        start, length = phase.start, phase.stop - phase.start
+        length = length if bar is None else max(1, math.ceil(_FIRST_SHARE * length))
+        while start < phase.stop:
+            stop = min(start + length, phase.stop)
+            begun = time.perf_counter()
             bounds = (jnp.asarray(n, jnp.int32) for n in (start, stop, phase.every))
-            state, buffer = _loop.advance(phase.stepper, recorder, state, buffer, key, ids, *bounds)
+            state, buffer = _loop.advance(phase.stepper, recorder, state, buffer, keys, ids, *bounds)
             if bar is not None:
                 jax.block_until_ready(buffer)
                 bar.update(stop - start)
+                length = math.ceil((stop - start) * _GLANCE / max(time.perf_counter() - begun, 1e-6))
+            start = stop
     return jax.tree.map(lambda leaf: leaf[: recorder.slots], buffer)
-
-
-def _pieces(start: int, stop: int, pieces: int) -> Iterator[tuple[int, int]]:
-    length = max(1, math.ceil((stop - start) / pieces))
-    for begin in range(start, stop, length):
-        yield begin, min(begin + length, stop)
 
 
 def _ensemble(

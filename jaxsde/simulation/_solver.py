@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from ._increments import AbstractIncrements, TwoPointIncrements
+from .. import _philox
+from ._increments import AbstractIncrements, TwoPointIncrements, nothing_yet, renewed
 
 
 class IndexedEuler(diffrax.AbstractItoSolver):
@@ -21,7 +22,7 @@ class IndexedEuler(diffrax.AbstractItoSolver):
 
     - `step`: $h$. In `diffrax.diffeqsolve` give it as `dt0` too, with `t1 - t0` a multiple of it.
     - `key`: one trajectory's key; vmap over keys for an ensemble.
-    - `increments`: the law of $\\xi$: [`TwoPointIncrements`][] (the default) or [`GaussianIncrements`][].
+    - `increments`: the law of $\\xi$: [`TwoPointIncrements`][] (the default), [`GaussianIncrements`][] or another.
     - `first`: the index of the first step.
     - `noise_like`: picks, from the state, a pytree shaped like the noise; by default the state's `x`, or else the state.
 
@@ -64,16 +65,18 @@ class IndexedEuler(diffrax.AbstractItoSolver):
         return 0.5
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> tuple[Array, Any]:
-        return self.first, self.increments.init(self.noise_like(y0))
+        return self.first, nothing_yet(self.increments, self.noise_like(y0))
 
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
     ) -> tuple[Any, None, dict[str, Any], Any, diffrax.RESULTS]:
-        n, memory = solver_state
-        h = self.step_size
-        noise, memory = self.increments.draw(memory, n, self.first, self.key, self.noise_like(y0))
-        y1 = euler(terms, t0, h, y0, scaled(h, noise), args)
-        return y1, None, dict(y0=y0, y1=y1), (n + 1, memory), diffrax.RESULTS.successful
+        n, supply = solver_state
+        h, increments, like = self.step_size, self.increments, self.noise_like(y0)
+        now = renewed(increments, supply, _philox.key_words(self.key), n, self.first, like)
+        dw = increments.take(now, n % increments.period, jnp.sqrt(h), like)
+        y1 = euler(terms, t0, h, y0, dw, args)
+        kept = supply if increments.period == 1 else now
+        return y1, None, dict(y0=y0, y1=y1), (n + 1, kept), diffrax.RESULTS.successful
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         return terms.vf(t0, y0, args)

@@ -5,19 +5,20 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
-from .. import _random
+from .. import _philox, _random
 from ..processes import SDE, Chain, Tangent
-from ._increments import AbstractIncrements
+from ._increments import AbstractIncrements, drive, nothing_yet
 from ._solver import euler, scaled
 
 
 class AbstractStepper(eqx.Module):
-    """What the simulation loop drives: one seed's state, moved by step number n = 0, 1, ..."""
+    """What the simulation loop drives: one seed's state, moved by the steps number n = 0, 1, ..."""
 
     @abc.abstractmethod
-    def stream(self, key: PRNGKeyArray) -> PRNGKeyArray:
+    def stream(self, key: PRNGKeyArray) -> Array:
         """The key of this process's noise, from the seed's key."""
 
     @abc.abstractmethod
@@ -25,8 +26,8 @@ class AbstractStepper(eqx.Module):
         """The state that goes with parameters (a chain) or with the last state of the chain before it (an SDE)."""
 
     @abc.abstractmethod
-    def step(self, state: Any, n: Int[Array, ""], stream: PRNGKeyArray) -> Any:
-        """The state after step `n`."""
+    def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
+        """The state after the steps from `start` up to, but not including, `stop`."""
 
     @abc.abstractmethod
     def view(self, state: Any) -> PyTree:
@@ -44,8 +45,8 @@ class ChainStepper(AbstractStepper):
     def init(self, start: PyTree) -> Any:
         return self.chain.init(start)
 
-    def step(self, state: Any, n: Int[Array, ""], stream: PRNGKeyArray) -> Any:
-        return self.chain.step(state, jax.random.fold_in(stream, n))
+    def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
+        return jax.lax.fori_loop(start, stop, lambda n, s: self.chain.step(s, jax.random.fold_in(stream, n)), state)
 
     def view(self, state: Any) -> PyTree:
         return self.chain.position(state)
@@ -59,22 +60,26 @@ class SDEStepper(AbstractStepper):
     h: Float[Array, ""]
     first: Int[Array, ""]
 
-    def stream(self, key: PRNGKeyArray) -> PRNGKeyArray:
-        return _random.brownian_key(key)
+    def stream(self, key: PRNGKeyArray) -> UInt32[Array, "2"]:
+        return _philox.key_words(_random.brownian_key(key))
 
     def init(self, start: Any) -> Any:
         y = self.sde.from_chain(start)
-        return y, self.increments.init(self.sde.noise_shaped(y))
+        return y, nothing_yet(self.increments, self.sde.noise_shaped(y))
 
-    def step(self, state: Any, n: Int[Array, ""], stream: PRNGKeyArray) -> Any:
-        return self.drawn_step(state, n, stream)[0]
+    def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
+        return self.driven(self.moved, *state, start, stop, stream, state[0])
 
-    def drawn_step(self, state: Any, n: Int[Array, ""], stream: PRNGKeyArray) -> tuple[Any, PyTree]:
-        """The state after step `n`, and the increment that moved it."""
-        y, memory = state
-        noise, memory = self.increments.draw(memory, n, self.first, stream, self.sde.noise_shaped(y))
-        dw = scaled(self.h, noise)
-        return (euler(self.sde.term, n * self.h, self.h, y, dw), memory), dw
+    def driven(
+        self, step: Any, state: Any, supply: PyTree, start: Array, stop: Array, stream: Array, y: PyTree
+    ) -> tuple[Any, PyTree]:
+        """Steps `step(state, n, dW)` of whatever moves with increments shaped like the noise of `y`."""
+        like = self.sde.noise_shaped(y)
+        return drive(self.increments, step, state, supply, stream, start, stop, self.first, jnp.sqrt(self.h), like)
+
+    def moved(self, y: PyTree, n: Int[Array, ""], dw: PyTree) -> PyTree:
+        """The state after step `n` with the increment `dw`."""
+        return euler(self.sde.term, n * self.h, self.h, y, dw)
 
     def view(self, state: Any) -> PyTree:
         return self.sde.position(state[0])
@@ -93,11 +98,14 @@ class AccompaniedChainStepper(AbstractStepper):
     def init(self, start: PyTree) -> Any:
         return self.chain.init(start), self.tangent.init()
 
-    def step(self, state: Any, n: Int[Array, ""], stream: PRNGKeyArray) -> Any:
-        chain, tangent = state
-        gradient = self.chain.problem.stochastic_gradient(chain.x, jax.random.fold_in(stream, n))
-        noise = self.tangent.sde.innovation(chain.x, gradient)  # type: ignore[misc]
-        return self.chain.apply(chain, gradient), self.tangent.step(tangent, n, self.h, scaled(self.h, noise))
+    def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
+        def step(n: Array, state: Any) -> Any:
+            chain, tangent = state
+            gradient = self.chain.problem.stochastic_gradient(chain.x, jax.random.fold_in(stream, n))
+            noise = self.tangent.sde.innovation(chain.x, gradient)  # type: ignore[misc]
+            return self.chain.apply(chain, gradient), self.tangent.step(tangent, n, self.h, scaled(self.h, noise))
+
+        return jax.lax.fori_loop(start, stop, step, state)
 
     def view(self, state: Any) -> PyTree:
         return self.tangent.sighting(self.chain.position(state[0]), state[1])
@@ -115,9 +123,8 @@ class RestingChainStepper(AbstractStepper):
     def init(self, start: PyTree) -> Any:
         return self.chain.init(start), self.tangent.init()
 
-    def step(self, state: Any, n: Int[Array, ""], stream: PRNGKeyArray) -> Any:
-        chain, tangent = state
-        return self.chain.step(chain, jax.random.fold_in(stream, n)), tangent
+    def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
+        return ChainStepper(self.chain).run(state[0], start, stop, stream), state[1]
 
     def view(self, state: Any) -> PyTree:
         return self.tangent.sighting(self.chain.position(state[0]), state[1])
@@ -129,17 +136,21 @@ class AccompaniedSDEStepper(AbstractStepper):
     stepper: SDEStepper
     tangent: Tangent
 
-    def stream(self, key: PRNGKeyArray) -> PRNGKeyArray:
+    def stream(self, key: PRNGKeyArray) -> UInt32[Array, "2"]:
         return self.stepper.stream(key)
 
     def init(self, start: Any) -> Any:
         chain, tangent = start
         return self.stepper.init(chain), tangent
 
-    def step(self, state: Any, n: Int[Array, ""], stream: PRNGKeyArray) -> Any:
-        inner, tangent = state
-        inner, dw = self.stepper.drawn_step(inner, n, stream)
-        return inner, self.tangent.step(tangent, n, self.stepper.h, dw)
+    def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
+        def step(state: Any, n: Array, dw: PyTree) -> Any:
+            y, tangent = state
+            return self.stepper.moved(y, n, dw), self.tangent.step(tangent, n, self.stepper.h, dw)
+
+        (y, supply), tangent = state
+        (y, tangent), supply = self.stepper.driven(step, (y, tangent), supply, start, stop, stream, y)
+        return (y, supply), tangent
 
     def view(self, state: Any) -> PyTree:
         return self.tangent.sighting(self.stepper.view(state[0]), state[1])
