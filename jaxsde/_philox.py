@@ -38,15 +38,15 @@ def hashed(key: UInt32[Array, "2"], counter: Counter) -> Counter:
     return a, b, c, d
 
 
-def words(key: UInt32[Array, "2"], n: Int[Array, ""], part: int, shape: tuple[int, ...]) -> Counter:
+def words(key: UInt32[Array, "2"], n: Int[Array, ""] | int, part: int, shape: tuple[int, ...]) -> Counter:
     """Four independent arrays of uniform random words: number `n` of the sequence of such draws for `part`."""
     place = jax.lax.iota(np.uint32, int(np.prod(shape))).reshape(shape)
-    n, part, tag = (jnp.full(shape, value, jnp.uint32) for value in (jnp.asarray(n).astype(jnp.uint32), part, _TAG))
-    return hashed(key, (place, n, part, tag))
+    number = jnp.full(shape, jnp.asarray(n).astype(jnp.uint32))
+    return hashed(key, (place, number, jnp.full(shape, part, jnp.uint32), jnp.full(shape, _TAG)))
 
 
 def normal(
-    key: UInt32[Array, "2"], n: Int[Array, ""], part: int, shape: tuple[int, ...], dtype: jax.typing.DTypeLike
+    key: UInt32[Array, "2"], n: Int[Array, ""] | int, part: int, shape: tuple[int, ...], dtype: jax.typing.DTypeLike
 ) -> Float[Array, "..."]:
     """Standard normal numbers: number `n` of the sequence of such draws for `part`.
 

@@ -81,8 +81,8 @@ class ThreePointIncrements(AbstractIncrements):
     chapter 14). A word is read as a fraction in base 6, of which four digits serve four steps: the probabilities are
     exact to $6^4 / 2^{32} = 3 \\cdot 10^{-7}$.
 
-    >>> ThreePointIncrements().take(jnp.zeros(1, jnp.uint32), 0, jnp.ones(()), jnp.zeros(1)).round(3).tolist()
-    [1.732]
+    >>> round(ThreePointIncrements().take(jnp.uint32(0), 0, jnp.ones(()), jnp.zeros(())).item(), 3)
+    1.732
     """
 
     period: ClassVar[int] = _DIGITS

@@ -68,7 +68,8 @@ class SDEStepper(AbstractStepper):
         return y, nothing_yet(self.increments, self.sde.noise_shaped(y))
 
     def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
-        return self.driven(self.moved, *state, start, stop, stream, state[0])
+        y, supply = state
+        return self.driven(self.moved, y, supply, start, stop, stream, y)
 
     def driven(
         self, step: Any, state: Any, supply: PyTree, start: Array, stop: Array, stream: Array, y: PyTree
