@@ -38,7 +38,7 @@ class Setting:
 
     def steps(self, nanoseconds: float, seconds: float = 0.3) -> int:
         """How many steps take about that long, at a price per coordinate and step; a multiple of 32."""
-        seconds = seconds / 8 if self.quick else seconds
+        seconds = seconds / 2 if self.quick else seconds
         return max(32, 32 * round(seconds / (nanoseconds * 1e-9 * self.unit) / 32))
 
     def __str__(self) -> str:

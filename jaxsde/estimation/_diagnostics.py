@@ -3,8 +3,7 @@
 from typing import Any
 
 import numpy as np
-import scipy.special
-import scipy.stats
+import scipy  # whose parts load when they are first used
 
 # Averages over the halves of a settled curve differ by no more standard errors than this.
 _TREND = 3

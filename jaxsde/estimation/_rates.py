@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import scipy.stats
+import scipy  # whose parts load when they are first used
 
 from .. import _checks
 from ..simulation import JackknifeStatistics, MomentStatistics, SampleStatistics
@@ -138,11 +138,11 @@ def convergence_rate(
         gradient = np.zeros_like(curves.ts)
         gradient[inside] = line * form.slope(excess(curves.mean))
         gradient -= np.sum(gradient) * base.tail
-        stderr, quantile = float(np.abs(gradient) @ curves.stderr), scipy.stats.norm.ppf(0.5 + level / 2)
+        stderr, quantile = float(np.abs(gradient) @ curves.stderr), scipy.special.ndtri(0.5 + level / 2)
     else:
         groups = curves.without.shape[0]
         parts = form.transform(excess(curves.without)) @ line
-        stderr, quantile = float(np.sqrt(groups - 1) * np.std(parts)), scipy.stats.t.ppf(0.5 + level / 2, groups - 1)
+        stderr, quantile = float(np.sqrt(groups - 1) * np.std(parts)), scipy.special.stdtrit(groups - 1, 0.5 + level / 2)
     reach, ts = float(quantile) * stderr, curves.ts[inside]
     interval, ends = (rate - reach, rate + reach), (float(ts[0]), float(ts[-1]))
     return ConvergenceRate(rate, stderr, interval, float(base.of(curves.mean)), ends, ts.size)

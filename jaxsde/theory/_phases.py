@@ -1,6 +1,7 @@
 """SignSGD's three phases: boundaries, constants, and the dynamics in each (Lemma 3.4)."""
 
 import functools
+from math import erf
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -8,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
-from scipy.special import erf
 
 from ..optimizers import SignSGD
 from ..problems import AbstractIndependentNoise, Gaussian, Problem
@@ -35,10 +35,10 @@ def phase_2_constants() -> PhaseTwoConstants:
     >>> [round(c, 6) for c in phase_2_constants()]
     [0.246809, 0.595892, 0.614478, 1.232852]
     """
-    slope = float((erf(_OUTER) - erf(_INNER)) / (_OUTER - _INNER))
+    slope = (erf(_OUTER) - erf(_INNER)) / (_OUTER - _INNER)
     # erf' = (2 / sqrt pi) exp(-y^2) equals the slope here.
     point = float(np.sqrt(-np.log(slope * np.sqrt(np.pi) / 2)))
-    return PhaseTwoConstants(slope, float(erf(_INNER)) - slope * _INNER, float(erf(point)) - slope * point, point)
+    return PhaseTwoConstants(slope, erf(_INNER) - slope * _INNER, erf(point) - slope * point, point)
 
 
 def phase(problem: Problem, x: PyTree) -> PyTree:

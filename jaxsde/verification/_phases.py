@@ -1,7 +1,8 @@
 """SignSGD's three phases: the constants, the idealised dynamics and the loss bounds."""
 
+from math import erf
+
 import numpy as np
-from scipy.special import erf
 
 from .. import theory
 from ..optimizers import SignSGD

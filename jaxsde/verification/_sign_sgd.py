@@ -44,7 +44,7 @@ def _drift(problem: Problem, gradient: np.ndarray, claimed: Any, budget: Budget,
 
 
 _GRADIENT = np.array([0.2, -0.7, 1.5])
-_UNIT = Quadratic(jnp.ones(3))
+_UNIT = Quadratic(np.ones(3, np.float32))
 
 
 @statement("sign_sgd", 3, "Corollary 3.3", "Gaussian: drift -erf(g / (sigma sqrt 2))", quick=True)
