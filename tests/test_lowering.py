@@ -1,0 +1,37 @@
+"""The programs lower for all platforms, from a machine that has none but its processor."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import export
+
+import jaxsde as js
+
+OPTIMIZERS = [
+    js.SGD(0.01),
+    js.SignSGD(0.01),
+    js.RMSprop(0.01, 0.9, initial_scale=1.0),
+    js.RMSpropW(0.01, 0.9, initial_scale=1.0, weight_decay=0.1),
+    js.Adam(0.01, 0.9, 0.99),
+    js.AdamW(0.01, 0.9, 0.99, weight_decay=0.1),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("kind", ["chain", "sde", "gaussian"])
+def test_a_whole_simulation_lowers_for_cpu_cuda_and_tpu(optimizer, kind):
+    problem = js.Problem(js.Quadratic(jnp.array([1.0, 2.0])), js.Gaussian(0.5))
+
+    def run(x0, seed):
+        process = optimizer.chain(problem) if kind == "chain" else optimizer.sde(problem)
+        more = {"increments": "gaussian"} if kind == "gaussian" else {}
+        ensemble = js.simulate(process, x0, steps=64, every=32, seeds=8, key=jax.random.key(seed), **more)
+        return ensemble["x"].mean, ensemble["loss"].variance, ensemble.diverged
+
+    arguments = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((), jnp.uint32)
+    exported = export.export(jax.jit(run), platforms=["cpu", "cuda", "tpu"])(*arguments)
+    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+    mean, variance, diverged = exported.call(jnp.ones(2), jnp.uint32(3))
+    here = run(jnp.ones(2), 3)
+    assert mean.shape == (3, 2) and jnp.allclose(mean, here[0], rtol=1e-4, atol=1e-6)
+    assert jnp.allclose(variance, here[1], rtol=1e-3) and jnp.array_equal(diverged, here[2])
