@@ -14,7 +14,7 @@ BENCHMARKS = {"startup": startup.run, "sde": sde.run, "chains": chains.run, "swe
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="shorter and fewer rounds: under 90 seconds in all, rougher")
+    parser.add_argument("--quick", action="store_true", help="shorter and fewer rounds, so rougher")
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--dim", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("benchmarks.json"), help="where the JSON goes")
