@@ -30,7 +30,7 @@ def _report(setting: Setting, name: str) -> Report:
     except ImportError:
         skipped["torch.optim loop"] = "torch is not installed: pip install '.[bench]'"
     agree(present, 64, setting.seeds)
-    result = race(present, setting.unit, setting.rounds, skipped)
+    result = race(present, setting.unit, setting.rounds)
     ours = present[0].name
     rows = [
         (c.name, f"{1e9 * result.median(c.name):.2f}", f"{result.ratio(c.name, ours):.2f}", c.note)

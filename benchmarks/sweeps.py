@@ -90,8 +90,8 @@ def _dimensions(setting: Setting) -> Report:
             times.append(f"{1e9 * min(spent[1:]) / (steps * here.unit):.2f}")
         rows.append((f"{dim:,}", f"{seeds:,}", *times))
     remarks = [
-        "each coordinate takes words of its own from a counter, one per normal number or per 32 two-point steps: none wasted",
-        "at few coordinates a chain also derives a key per seed and step, and vectors of short rows are not filled",
+        "each coordinate hashes a counter of its own: per 32 two-point steps, of whose four words one is used, or per normal",
+        "number, of which two are; at few coordinates a chain also derives a key per seed and step",
     ]
     columns = ("coordinates", "seeds", "SDE, two-point: ns", "SDE, Gaussian", "chain")
     return Report("sweeps, dimensions", "SignSGD, float32, per coordinate and step", columns, rows, remarks=remarks)

@@ -2,13 +2,15 @@
 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror and Shaw, *Parallel random numbers: as easy as 1, 2, 3*, SC 2011):
 a bijection of 128-bit counters under a 64-bit key. Each draw is one expression of its counter, which a compiler fuses
-into the step that uses it; `jax.random` would first derive a key per step, and drop three words of each four.
+into the step that uses it; `jax.random` would first derive a key per step.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 _ROUNDS = 10
 _MULTIPLIERS = np.uint32(0xD2511F53), np.uint32(0xCD9E8D57)
@@ -50,8 +52,8 @@ def normal(
 ) -> Float[Array, "..."]:
     """Standard normal numbers: number `n` of the sequence of such draws for `part`.
 
-    By the method of Box and Muller (1958), $\\sqrt{-2 \\log u}\\,\\cos 2 \\pi v$. In float32 and below u has 32 bits,
-    so that no number exceeds 6.8; in float64 it has 53, and none exceeds 8.7.
+    By the method of Box and Muller (1958), $\\sqrt{-2 \\log u}\\,\\cos 2 \\pi v$. In float32 and below u is at
+    least $2^{-32}$, so that no number exceeds 6.7; in float64 it is at least $2^{-53}$, and none exceeds 8.6.
     """
     drawn = words(key, n, part, shape)
     if jnp.dtype(dtype) == np.float64:
@@ -61,6 +63,17 @@ def normal(
     numerator, denominator = _cosine(v, series)
     # The quotient comes last: XLA repeats the work behind a product in each of its users, and none behind a quotient.
     return (jnp.sqrt(np.asarray(-2, u.dtype) * jnp.log(u)) * numerator / denominator).astype(dtype)
+
+
+def normals(key: UInt32[Array, "2"], n: Int[Array, ""] | int, like: PyTree) -> PyTree:
+    """Standard normal numbers shaped like `like`, a part for each leaf."""
+    return by_leaf(lambda part, leaf: normal(key, n, part, leaf.shape, leaf.dtype), like)
+
+
+def by_leaf(draw: Callable[[int, Array], Array], like: PyTree) -> PyTree:
+    """`draw(part, leaf)` for each leaf of `like`, numbered as parts."""
+    leaves, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, [draw(part, leaf) for part, leaf in enumerate(leaves)])
 
 
 def _product(multiplier: np.uint32, x: Array) -> tuple[Array, Array]:

@@ -66,10 +66,7 @@ class Gaussian(AbstractNoise):
             )
 
     def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: PRNGKeyArray) -> PyTree:
-        words = _philox.key_words(key)
-        leaves, structure = jax.tree.flatten(params)
-        draws = [_philox.normal(words, 0, part, leaf.shape, leaf.dtype) for part, leaf in enumerate(leaves)]
-        normal = jax.tree.unflatten(structure, draws)
+        normal = _philox.normals(_philox.key_words(key), 0, params)
         return jax.tree.map(jnp.add, jax.grad(loss)(params), self.root(params)(normal))
 
     def variance(self, params: PyTree) -> PyTree:

@@ -43,7 +43,7 @@ class GaussianIncrements(AbstractIncrements):
     period: ClassVar[int] = 1
 
     def supply(self, key: UInt32[Array, "2"], block: Int[Array, ""], like: PyTree) -> PyTree:
-        return _by_leaf(lambda part, leaf: _philox.normal(key, block, part, leaf.shape, leaf.dtype), like)
+        return _philox.normals(key, block, like)
 
     def take(self, supply: PyTree, place: Int[Array, ""], scale: Float[Array, ""], like: PyTree) -> PyTree:
         return jax.tree.map(lambda z: scale.astype(z.dtype) * z, supply)
@@ -156,13 +156,8 @@ def nothing_yet(increments: AbstractIncrements, like: PyTree) -> PyTree:
     """A supply of zeros, to begin with."""
     key, block = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.eval_shape(increments.supply, key, block, like)
-    return () if increments.period == 1 else jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
 def _words(key: UInt32[Array, "2"], block: Int[Array, ""], like: PyTree) -> PyTree:
-    return _by_leaf(lambda part, leaf: _philox.words(key, block, part, leaf.shape)[0], like)
-
-
-def _by_leaf(draw: Callable[[int, Array], Array], like: PyTree) -> PyTree:
-    leaves, structure = jax.tree.flatten(like)
-    return jax.tree.unflatten(structure, [draw(part, leaf) for part, leaf in enumerate(leaves)])
+    return _philox.by_leaf(lambda part, leaf: _philox.words(key, block, part, leaf.shape)[0], like)

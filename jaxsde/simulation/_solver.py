@@ -75,8 +75,7 @@ class IndexedEuler(diffrax.AbstractItoSolver):
         now = renewed(increments, supply, _philox.key_words(self.key), n, self.first, like)
         dw = increments.take(now, n % increments.period, jnp.sqrt(h), like)
         y1 = euler(terms, t0, h, y0, dw, args)
-        kept = supply if increments.period == 1 else now
-        return y1, None, dict(y0=y0, y1=y1), (n + 1, kept), diffrax.RESULTS.successful
+        return y1, None, dict(y0=y0, y1=y1), (n + 1, now), diffrax.RESULTS.successful
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         return terms.vf(t0, y0, args)
