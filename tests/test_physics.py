@@ -233,6 +233,6 @@ def test_the_sde_stays_true_over_a_hundred_relaxation_times(loss):
     if isinstance(loss, js.Quadratic):
         # The later half, on average, has the exact stationary laws; Euler's step adds half a per cent to the SDE's.
         tolerance = 6 * np.sqrt(2 / (4096 * (len(gap) - half)))
-        exact, its_exact = js.theory.birth_death(opt, problem).variance, js.theory.density(opt.sde(problem)).variance
+        exact, its_exact = _sign_chain_variance(1.0, sigma, eta), _sign_sde_variance(1.0, sigma, eta)
         assert 2 * np.mean(chain.mean[half:]) == pytest.approx(exact, rel=tolerance)
         assert 2 * np.mean(sde.mean[half:]) == pytest.approx(its_exact, rel=tolerance + 0.005)
