@@ -1,13 +1,14 @@
 """The generator and the increments: known answers, laws, and no draw that repeats or leans on another."""
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
 import jaxsde as js
-from jaxsde import _philox, _random
+from jaxsde import _random, _threefry
 
 LAWS = {
     "two-point": js.TwoPointIncrements(),
@@ -19,7 +20,7 @@ LAWS = {
 def _draws(increments, steps, seeds, dimension, key=0):
     """Increments of shape (steps, seeds, dimension), as the simulation makes them."""
     like, one, period = jnp.zeros(dimension), jnp.ones(()), increments.period
-    keys = jax.vmap(lambda i: _philox.key_words(_random.brownian_key(_random.seed_key(_random.stream_key(key), i))))
+    keys = jax.vmap(lambda i: _threefry.key_words(_random.brownian_key(_random.seed_key(_random.stream_key(key), i))))
 
     def block(b, words):
         supply = increments.supply(words, b, like)
@@ -33,29 +34,35 @@ def _draws(increments, steps, seeds, dimension, key=0):
 
 
 @pytest.mark.parametrize(
-    "fill, expected",
+    "key, counter, expected",
     [
-        (0, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
-        (0xFFFFFFFF, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 2, (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
     ],
 )
-def test_philox_gives_the_published_answers(fill, expected):
-    """Those of the Random123 library for all-zero and all-one key and counter."""
-    word = jnp.full(1, fill, jnp.uint32)
-    assert [int(w[0]) for w in _philox.hashed(jnp.full(2, fill, jnp.uint32), (word,) * 4)] == expected
+def test_threefry_gives_the_published_answers(key, counter, expected):
+    """Those of the Random123 library, and of JAX's own generator."""
+    key, counter = (jnp.array(words, jnp.uint32) for words in (key, counter))
+    assert tuple(int(w) for w in _threefry.hashed(tuple(key), tuple(counter))) == expected
+    assert tuple(jax.extend.random.threefry_2x32(key, counter).tolist()) == expected
 
 
-def test_philox_is_that_of_jax_where_jax_has_it():
-    key = jax.random.wrap_key_data(jnp.array([5, 7], jnp.uint32), impl="philox4x32")
-    counter = tuple(jnp.full(1, value, jnp.uint32) for value in (0, 0, 0, 9))
-    ours = [int(w[0]) for w in _philox.hashed(jax.random.key_data(key), counter)[:2]]
-    assert ours == jax.random.key_data(jax.random.fold_in(key, 9)).tolist()
+def test_words_are_those_of_their_key_number_and_place():
+    """Each coordinate's counter is (its place in the pytree, n), under a key that is not the user's own."""
+    key = jnp.array([5, 7], jnp.uint32)
+    one, other = _threefry.words(key, 11, 6, (2, 3))
+    tagged = key.at[0].set(key[0] ^ 0x6A787364)
+    for i in range(6):
+        expected = jax.extend.random.threefry_2x32(tagged, jnp.array([6 + i, 11], jnp.uint32))
+        assert [int(one.ravel()[i]), int(other.ravel()[i])] == expected.tolist()
+    assert not np.any(_threefry.words(key, 11, 6, (2, 3), sort=1)[0] == one)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_normals_are_normal_far_into_the_tails(dtype):
     with jax.enable_x64(dtype == "float64"):
-        z = np.asarray(_philox.normal(jnp.array([1, 2], jnp.uint32), 3, 0, (4_000_000,), jnp.dtype(dtype)))
+        z = np.asarray(_threefry.normal(jnp.array([1, 2], jnp.uint32), 3, 0, (4_000_000,), jnp.dtype(dtype)))
     assert z.dtype == dtype
     z = z.astype(float)
     for power in range(1, 9):
@@ -72,11 +79,24 @@ def test_normals_are_normal_far_into_the_tails(dtype):
 @pytest.mark.parametrize("dtype, bound", [("float32", 4e-7), ("float64", 2e-15)])
 def test_the_cosine_of_the_normals(dtype, bound):
     with jax.enable_x64(dtype == "float64"):
-        v = np.linspace(0, 1, 200_001).astype(dtype)
-        series = _philox._COSINE_32 if dtype == "float32" else _philox._COSINE_64
-        above, below = _philox._cosine(jnp.asarray(v), series)
-        error = np.abs(np.asarray(above / below, dtype=float) - np.cos(2 * np.pi * v.astype(float)))
+        turn = np.linspace(-0.5, 0.5, 200_001).astype(dtype)
+        series = _threefry._SINE_32 if dtype == "float32" else _threefry._SINE_64
+        above, below = _threefry._cosine(jnp.asarray(turn), series)
+        error = np.abs(np.asarray(above / below, dtype=float) + np.cos(2 * np.pi * turn.astype(float)))
     assert error.max() < bound
+
+
+def test_the_logarithm_of_the_normals():
+    """Relative to the exact one, for all words with one bit set or few, and random ones."""
+    shifts = np.arange(32, dtype=np.uint32)
+    drawn = np.random.default_rng(0).integers(0, 2**32, 1_000_000, dtype=np.uint32)
+    root = np.uint32(np.sqrt(0.5) * 2**32)  # where one power of two ends and the next begins
+    words = np.concatenate([1 << shifts, (1 << shifts) - 1, ~(1 << shifts), drawn, root + np.arange(-2000, 2000)])
+    words = words.astype(np.uint32)
+    got = np.asarray(jax.jit(_threefry._minus_twice_log)(jnp.asarray(words)), dtype=float)
+    u = ((words >> 1).astype(np.float32) + np.float32(0.5)).astype(float) / 2**31
+    exact = -2 * np.log(u)
+    assert np.all(np.abs(got - exact) <= 2e-7 * exact)
 
 
 @pytest.mark.parametrize("name, moments", [("two-point", (1, 1)), ("three-point", (3, 9)), ("gaussian", (3, 15))])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxsde as js
-from jaxsde import _philox, _random
+from jaxsde import _random, _threefry
 
 HESSIAN = jnp.array([[2.0, 0.5], [0.5, 1.0]])
 PROBLEM = js.Problem(js.Quadratic(HESSIAN), js.Gaussian(0.5))
@@ -55,7 +55,7 @@ def test_simulate_agrees_with_diffrax_euler_on_the_same_increments(name):
     sde, steps, key, increments = OPTIMIZERS[name].sde(PROBLEM), 40, jax.random.key(5), js.GaussianIncrements()
     run = js.simulate(sde, X0, steps=steps, seeds=1, key=key, substeps=4, increments=increments, reduce=js.Samples())
     h = ETA / 4
-    stream = _philox.key_words(_random.brownian_key(_random.seed_key(_random.stream_key(key), jnp.asarray(0, jnp.int32))))
+    stream = _threefry.key_words(_random.brownian_key(_random.seed_key(_random.stream_key(key), jnp.asarray(0, jnp.int32))))
 
     def path(t0, t1):
         n = jnp.rint(t0 / h).astype(jnp.int32)

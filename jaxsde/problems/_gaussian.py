@@ -10,7 +10,8 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import ndtr
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from .. import _checks, _philox
+from .. import _checks, _threefry
+from .._special import erf
 from .._tree import flat, size
 from ._noise import AbstractNoise, as_scale, fit, over, scaled
 from ._sign_covariance import sign_covariance
@@ -66,7 +67,7 @@ class Gaussian(AbstractNoise):
             )
 
     def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: PRNGKeyArray) -> PyTree:
-        normal = _philox.normals(_philox.key_words(key), 0, params)
+        normal = _threefry.normals(_threefry.key_words(key), 0, params)
         return jax.tree.map(jnp.add, jax.grad(loss)(params), self.root(params)(normal))
 
     def variance(self, params: PyTree) -> PyTree:
@@ -85,7 +86,7 @@ class Gaussian(AbstractNoise):
         return self.matrix
 
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(lambda g, std: jax.lax.erf(over(g, std * np.sqrt(2).astype(g.dtype))), gradient, self._std(params))
+        return jax.tree.map(lambda g, std: erf(over(g, std * np.sqrt(2).astype(g.dtype))), gradient, self._std(params))
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         return jax.tree.map(lambda g, std: ndtr(-over(g, std)), gradient, self._std(params))
@@ -101,7 +102,7 @@ class Gaussian(AbstractNoise):
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
         ratio = flat(jax.tree.map(over, gradient, self._std(params)))
-        mean = jax.lax.erf(ratio * np.sqrt(0.5).astype(ratio.dtype))
+        mean = erf(ratio * np.sqrt(0.5).astype(ratio.dtype))
         if self.matrix is None:
             return jnp.diag(1 - mean * mean)
         std = jnp.sqrt(jnp.diagonal(self.matrix)).astype(ratio.dtype)

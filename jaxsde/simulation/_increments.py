@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
-from .. import _philox
+from .. import _threefry
 
 _BITS, _SIDES, _DIGITS = 32, 6, 4
 
@@ -43,7 +43,7 @@ class GaussianIncrements(AbstractIncrements):
     period: ClassVar[int] = 1
 
     def supply(self, key: UInt32[Array, "2"], block: Int[Array, ""], like: PyTree) -> PyTree:
-        return _philox.normals(key, block, like)
+        return _threefry.normals(key, block, like)
 
     def take(self, supply: PyTree, place: Int[Array, ""], scale: Float[Array, ""], like: PyTree) -> PyTree:
         return jax.tree.map(lambda z: scale.astype(z.dtype) * z, supply)
@@ -65,11 +65,11 @@ class TwoPointIncrements(AbstractIncrements):
         return _words(key, block, like)
 
     def take(self, supply: PyTree, place: Int[Array, ""], scale: Float[Array, ""], like: PyTree) -> PyTree:
-        place = jnp.asarray(place, jnp.uint32)
+        bit = np.uint32(1) << jnp.asarray(place, jnp.uint32)
 
         def pick(word: Array, leaf: Array) -> Array:
             size = scale.astype(leaf.dtype)
-            return jnp.where((word >> place) & np.uint32(1), size, -size)
+            return jnp.where((word & bit) != 0, size, -size)
 
         return jax.tree.map(pick, supply, like)
 
@@ -160,4 +160,4 @@ def nothing_yet(increments: AbstractIncrements, like: PyTree) -> PyTree:
 
 
 def _words(key: UInt32[Array, "2"], block: Int[Array, ""], like: PyTree) -> PyTree:
-    return _philox.by_leaf(lambda part, leaf: _philox.words(key, block, part, leaf.shape)[0], like)
+    return _threefry.by_leaf(lambda offset, leaf: _threefry.words(key, block, offset, leaf.shape)[0], like)

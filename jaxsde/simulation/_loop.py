@@ -104,7 +104,39 @@ def advance(
         _, state, filled = jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (start, state, buffer))
         return state, filled
 
-    return jax.vmap(one, out_axes=(0, None), axis_name=_SEEDS)(state, keys, ids)
+    leaves, structure = jax.tree.flatten(state)
+    axes = _seed_axes(stepper, leaves, structure, keys)
+
+    def on_leaves(leaves: list[Array], stream: Array, seed: Int[Array, ""]) -> tuple[list[Array], Record]:
+        state, filled = one(jax.tree.unflatten(structure, leaves), stream, seed)
+        return jax.tree.leaves(state), filled
+
+    once = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(leaves, axes, strict=True)]
+    moved, filled = jax.vmap(on_leaves, (axes, 0, 0), (axes, None), axis_name=_SEEDS)(once, keys, ids)
+    moved = [new if axis == 0 else jnp.full_like(old, new) for old, new, axis in zip(leaves, moved, axes, strict=True)]
+    return jax.tree.unflatten(structure, moved), filled
+
+
+def _seed_axes(stepper: AbstractStepper, leaves: list[Array], structure: Any, keys: Array) -> list[int | None]:
+    """The axis of seeds of each leaf of the state: None for what is the same for all of them, as a step counter is.
+
+    Adam's corrections of its start are powers with the counter as exponent: dear if every seed computes its own.
+    """
+    counters: list[int | None] = [None if leaf.dtype == jnp.int32 and leaf.ndim == 1 else 0 for leaf in leaves]
+    each: list[int | None] = [0] * len(leaves)
+    if counters == each:
+        return each
+
+    def step(leaves: list[Array], stream: Array) -> list[Array]:
+        zero = jnp.zeros((), jnp.int32)
+        return jax.tree.leaves(stepper.run(jax.tree.unflatten(structure, leaves), zero, zero + 1, stream))
+
+    once = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(leaves, counters, strict=True)]
+    try:
+        jax.eval_shape(jax.vmap(step, (counters, 0), counters), once, keys)
+    except ValueError:  # a count that depends on the seed's own course
+        return each
+    return counters
 
 
 @eqx.filter_jit

@@ -26,8 +26,9 @@ from ._steppers import (
     SDEStepper,
 )
 
-# A chunk's state should stay in the cache of a core; below some seeds, starting a kernel costs more than its work.
-_CHUNK_COORDINATES, _LEAST_CHUNK, _LARGEST_CHUNK = 2**17, 16, 2**14
+# A chunk's state, of so many numbers, should stay in the caches; below some seeds, starting a kernel costs more than
+# its work.
+_CHUNK_NUMBERS, _LEAST_CHUNK, _LARGEST_CHUNK = 2**20, 16, 2**14
 
 # How often the host looks in, in seconds: for the progress bar and for an interrupt from the keyboard.
 _GLANCE = 0.25
@@ -114,7 +115,7 @@ def simulate(
 
     recorder = _loop.Recorder(cast(observe, dtype), reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
     plan = _plan(process, steps, substeps, increments, reduce, every)
-    chunk = _chunk_size(chunk, seeds, size(example), reduce.multiple)
+    chunk = _chunk_size(chunk, seeds, _state_size(inner, example), reduce.multiple)
     start = x0 if callable(x0) else example
     total = None
     done = 0
@@ -208,9 +209,16 @@ def _ensemble(
     return Ensemble(ts, recorded, total.diverged, seeds, statistics)
 
 
-def _chunk_size(chunk: int | None, seeds: int, dimension: int, multiple: int) -> int:
+def _state_size(process: Chain | SDE, example: PyTree) -> int:
+    """How many numbers a seed's state has."""
+    if isinstance(process, Chain):
+        return size(jax.eval_shape(process.init, example))
+    return size(jax.eval_shape(lambda x: process.from_chain(process.chain.init(x)), example))
+
+
+def _chunk_size(chunk: int | None, seeds: int, numbers: int, multiple: int) -> int:
     if chunk is None:
-        most = min(max(_CHUNK_COORDINATES // dimension, _LEAST_CHUNK), _LARGEST_CHUNK)
+        most = min(max(_CHUNK_NUMBERS // numbers, _LEAST_CHUNK), _LARGEST_CHUNK)
         chunk = math.ceil(seeds / math.ceil(seeds / most))
     return math.ceil(min(_checks.count("chunk", chunk), seeds) / multiple) * multiple
 

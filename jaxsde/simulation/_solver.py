@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .. import _philox
+from .. import _threefry
 from ._increments import AbstractIncrements, TwoPointIncrements, nothing_yet, renewed
 
 
@@ -72,7 +72,7 @@ class IndexedEuler(diffrax.AbstractItoSolver):
     ) -> tuple[Any, None, dict[str, Any], Any, diffrax.RESULTS]:
         n, supply = solver_state
         h, increments, like = self.step_size, self.increments, self.noise_like(y0)
-        now = renewed(increments, supply, _philox.key_words(self.key), n, self.first, like)
+        now = renewed(increments, supply, _threefry.key_words(self.key), n, self.first, like)
         dw = increments.take(now, n % increments.period, jnp.sqrt(h), like)
         y1 = euler(terms, t0, h, y0, dw, args)
         return y1, None, dict(y0=y0, y1=y1), (n + 1, now), diffrax.RESULTS.successful

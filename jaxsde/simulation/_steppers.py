@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
-from .. import _philox, _random
+from .. import _random, _threefry
 from ..processes import SDE, Chain, Tangent
 from ._increments import AbstractIncrements, drive, nothing_yet
 from ._solver import euler, scaled
@@ -61,7 +61,7 @@ class SDEStepper(AbstractStepper):
     first: Int[Array, ""]
 
     def stream(self, key: PRNGKeyArray) -> UInt32[Array, "2"]:
-        return _philox.key_words(_random.brownian_key(key))
+        return _threefry.key_words(_random.brownian_key(key))
 
     def init(self, start: Any) -> Any:
         y = self.sde.from_chain(start)

@@ -44,35 +44,38 @@ def _drift(problem: Problem, gradient: np.ndarray, claimed: Any, budget: Budget,
 
 
 _GRADIENT = np.array([0.2, -0.7, 1.5])
-_UNIT = Quadratic(np.ones(3, np.float32))
+
+
+def _under(noise: Any) -> Problem:
+    return Problem(Quadratic(np.ones(3, np.float32)), noise)
 
 
 @statement("sign_sgd", 3, "Corollary 3.3", "Gaussian: drift -erf(g / (sigma sqrt 2))", quick=True)
 def drift_under_gaussian_noise(budget: Budget) -> Finding:
     claimed = np.asarray(jax.scipy.special.erf(_GRADIENT / 0.8 / np.sqrt(2)))
-    return _drift(Problem(_UNIT, Gaussian(0.8)), _GRADIENT, claimed, budget, 300)
+    return _drift(_under(Gaussian(0.8)), _GRADIENT, claimed, budget, 300)
 
 
 @statement("sign_sgd", 3, "Corollary 3.4 (Student-t)", "nu = 1: drift -(2 / pi) arctan(g / s)")
 def drift_under_cauchy_noise(budget: Budget) -> Finding:
-    return _drift(Problem(_UNIT, StudentT(1.0, 0.8)), _GRADIENT, 2 / np.pi * np.arctan(_GRADIENT / 0.8), budget, 301)
+    return _drift(_under(StudentT(1.0, 0.8)), _GRADIENT, 2 / np.pi * np.arctan(_GRADIENT / 0.8), budget, 301)
 
 
 @statement("sign_sgd", 3, "Corollary 3.4 (Student-t)", "nu = 2: drift -(g / s) / sqrt(2 + (g / s)^2)")
 def drift_under_student_noise_with_two_degrees_of_freedom(budget: Budget) -> Finding:
     u = _GRADIENT / 0.8
-    return _drift(Problem(_UNIT, StudentT(2.0, 0.8)), _GRADIENT, u / np.sqrt(2 + u**2), budget, 302)
+    return _drift(_under(StudentT(2.0, 0.8)), _GRADIENT, u / np.sqrt(2 + u**2), budget, 302)
 
 
 @statement("sign_sgd", 3, _THEOREM, "Laplace: drift -sign(g) (1 - exp(-|g| / s))")
 def drift_under_laplace_noise(budget: Budget) -> Finding:
     claimed = np.sign(_GRADIENT) * -np.expm1(-np.abs(_GRADIENT) / 0.8)
-    return _drift(Problem(_UNIT, Laplace(0.8)), _GRADIENT, claimed, budget, 303)
+    return _drift(_under(Laplace(0.8)), _GRADIENT, claimed, budget, 303)
 
 
 @statement("sign_sgd", 3, _THEOREM, "uniform on [-s, s]: drift -clip(g / s, -1, 1)")
 def drift_under_uniform_noise(budget: Budget) -> Finding:
-    return _drift(Problem(_UNIT, Uniform(1.2)), _GRADIENT, np.clip(_GRADIENT / 1.2, -1, 1), budget, 304)
+    return _drift(_under(Uniform(1.2)), _GRADIENT, np.clip(_GRADIENT / 1.2, -1, 1), budget, 304)
 
 
 @statement("sign_sgd", 3, _THEOREM, "alpha-stable, alpha = 1.5: drift 1 - 2 P(g + Z < 0)")
@@ -81,12 +84,12 @@ def drift_under_stable_noise(budget: Budget) -> Finding:
     t = np.linspace(1e-9, 40, 400_001)
     density = np.exp(-(t**1.5)) * np.sin(np.outer(_GRADIENT / 0.8, t)) / t
     claimed = 2 / np.pi * np.trapezoid(density, t, axis=1)
-    return _drift(Problem(_UNIT, AlphaStable(1.5, 0.8)), _GRADIENT, claimed, budget, 305)
+    return _drift(_under(AlphaStable(1.5, 0.8)), _GRADIENT, claimed, budget, 305)
 
 
 @statement("sign_sgd", 3, _THEOREM, "diffusion^2 = eta (1 - s(x)^2), s the drift")
 def diffusion_under_cauchy_noise(budget: Budget) -> Finding:
-    problem = Problem(_UNIT, StudentT(1.0, 0.8))
+    problem = _under(StudentT(1.0, 0.8))
     s = 2 / np.pi * np.arctan(_GRADIENT / 0.8)
     _, _, covariance, stderr = _one_step(problem, _GRADIENT, budget.seeds(400_000), 306)
     return equal(np.diag(1 - s**2), covariance, stderr, "one-step covariance of the optimizer")
@@ -96,14 +99,14 @@ def diffusion_under_cauchy_noise(budget: Budget) -> Finding:
 def covariance_of_signs_at_the_minimum(budget: Budget) -> Finding:
     q = np.asarray(coupled().noise.covariance(jnp.zeros(3)), float)
     correlation = q / np.sqrt(np.outer(np.diag(q), np.diag(q)))
-    _, _, covariance, stderr = _one_step(Problem(_UNIT, coupled().noise), np.zeros(3), budget.seeds(400_000), 307)
+    _, _, covariance, stderr = _one_step(_under(coupled().noise), np.zeros(3), budget.seeds(400_000), 307)
     claimed = 2 / np.pi * np.arcsin(np.clip(correlation, -1, 1))
     return equal(claimed, covariance, stderr, "one-step covariance", rounding=1e-4)
 
 
 @statement("sign_sgd", 3, _THEOREM, "correlated Gaussian: Cov(sign)_ij = 4 (Phi_2 - Phi Phi)")
 def covariance_of_signs_away_from_the_minimum(budget: Budget) -> Finding:
-    problem = Problem(_UNIT, coupled().noise)
+    problem = _under(coupled().noise)
     x = jnp.asarray(_GRADIENT, float)
     claimed = np.asarray(problem.noise.sign_covariance(problem.gradient(x), x))
     _, _, covariance, stderr = _one_step(problem, _GRADIENT, budget.seeds(1_000_000), 308)
