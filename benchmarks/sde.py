@@ -20,7 +20,7 @@ from jaxsde.simulation import AbstractIncrements
 
 from ._race import Contestant, agree, race
 from ._report import Claim, Report
-from ._setting import ETA, SIGMA, Setting, optimizers
+from ._setting import ETA, SIGMA, Setting
 
 # Nanoseconds per coordinate and step to expect: only to choose how many steps to time.
 _FAST, _NORMALS, _SLOW, _SLOWEST = 0.7, 6.0, 40.0, 240.0
@@ -51,6 +51,7 @@ def _against_others(setting: Setting) -> Report:
         except _Missing as missing:
             skipped[name] = str(missing)
     agree(present, 64, setting.seeds)
+    present.append(_noiseless(setting))
     result = race(present, setting.unit, setting.rounds)
     ours, gaussian = (present[i].name for i in (0, 1))
     rows = [
@@ -78,7 +79,7 @@ def _against_others(setting: Setting) -> Report:
 def _noise_off(setting: Setting) -> Report:
     off = SwitchedOff(jnp.float32(1))
     rows, claims = [], []
-    for name, optimizer in optimizers().items():
+    for name, optimizer in setting.optimizers().items():
         pair = [_library(setting, law, _FAST, optimizer) for law in ("two-point", off)]
         result = race(pair, setting.unit, setting.rounds)
         ratio = result.ratio(pair[0].name, pair[1].name)
@@ -179,6 +180,20 @@ def _jax_scan(setting: Setting) -> Contestant:
     key = jax.random.key(0, impl="threefry2x32")
     return Contestant(
         "JAX scan, threefry normals", lambda steps: _moments(run(key, steps)), setting.steps(_NORMALS), "written by hand"
+    )
+
+
+def _noiseless(setting: Setting) -> Contestant:
+    """What the formula itself takes, with one number for the noise of all steps."""
+    curvature = jnp.asarray(setting.curvature)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(z: jax.Array, steps: int) -> jax.Array:
+        x = jnp.broadcast_to(jnp.asarray(setting.start), (setting.seeds, setting.dim))
+        return jax.lax.fori_loop(0, steps, lambda n, x: _euler(x, z, curvature, jnp, jax.lax.erf), x)
+
+    return Contestant(
+        "JAX scan, no noise", lambda steps: _moments(run(jnp.float32(1), steps)), setting.steps(_FAST), "written by hand"
     )
 
 

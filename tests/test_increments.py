@@ -193,3 +193,25 @@ def test_weak_order_of_an_increment(name, chances, order):
     error = [abs(np.dot(chances, np.exp(1 + np.sqrt(h) * values.astype(float))) - e) for h, e in zip(rates, exact, strict=True)]
     slope = np.polyfit(np.log(rates), np.log(error), 1)[0]
     assert slope == pytest.approx(order + 1, abs=0.1)  # of one step: one more than of a whole run
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_weak_order_of_whole_runs(name):
+    """SGD's SDE on a quadratic, whose law at time 1 is known: E cos x, in 4 million coordinates, as the step shrinks."""
+    curvature, x0 = 2.0, 1.0
+    problem = js.Problem(js.Quadratic(jnp.full(100, curvature)), js.Gaussian(2.0))
+    sde = js.SGD(0.25).sde(problem)  # dX = -2 X dt + dW
+    mean, variance = x0 * np.exp(-curvature), (1 - np.exp(-2 * curvature)) / (2 * curvature)
+    exact = np.cos(mean) * np.exp(-variance / 2)
+    substeps, errors, noise = np.array([2, 4, 8]), [], []
+    for n in substeps:
+        run = js.simulate(
+            sde, jnp.full(100, x0), steps=4, substeps=int(n), seeds=40_000, key=jax.random.key(4), increments=LAWS[name],
+            observe={"cosine": lambda x: jnp.mean(jnp.cos(x))},
+        )["cosine"]  # fmt: skip
+        errors.append(float(run.mean[-1]) - exact)
+        noise.append(float(run.stderr[-1]))
+    errors = np.abs(errors)
+    assert np.all(errors > 20 * np.array(noise))  # so that the slope is the scheme's
+    slope = -np.polyfit(np.log(substeps), np.log(errors), 1)[0]
+    assert slope == pytest.approx(1, abs=0.15)

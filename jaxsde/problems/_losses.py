@@ -37,7 +37,7 @@ class Quadratic(eqx.Module):
     **Arguments:**
 
     - `hessian`: $H$, a symmetric matrix of shape `(d, d)`, or a vector of shape `(d,)` for a diagonal one.
-    - `minimum`: $x_*$, a number or an array of shape `(d,)`.
+    - `minimum`: $x_*$, a number or an array of shape `(d,)`; by default the origin.
 
     **Raises:** `ValueError` where the Hessian is not symmetric, or the shapes don't fit.
 
@@ -46,11 +46,11 @@ class Quadratic(eqx.Module):
     """
 
     hessian: Float[Array, " d"] | Float[Array, "d d"]
-    minimum: Float[Array, "..."]
+    minimum: Float[Array, "..."] | None
 
-    def __init__(self, hessian: ArrayLike | Sequence[float], minimum: ArrayLike = 0.0):
+    def __init__(self, hessian: ArrayLike | Sequence[float], minimum: ArrayLike | None = None):
         self.hessian = jnp.asarray(hessian, dtype=float) if not hasattr(hessian, "dtype") else jnp.asarray(hessian)
-        self.minimum = jnp.asarray(minimum)
+        self.minimum = None if minimum is None else jnp.asarray(minimum)
 
     def __check_init__(self):
         shape = self.hessian.shape
@@ -58,7 +58,7 @@ class Quadratic(eqx.Module):
             raise ValueError(f"hessian must be a vector (d,) or a matrix (d, d), got shape {shape}")
         if not jnp.issubdtype(self.hessian.dtype, jnp.floating):
             raise TypeError(f"hessian must hold floating-point numbers, got dtype {self.hessian.dtype}")
-        if self.minimum.shape not in ((), shape[:1]):
+        if self.minimum is not None and self.minimum.shape not in ((), shape[:1]):
             raise ValueError(f"minimum must be a number or have shape {shape[:1]}, got shape {self.minimum.shape}")
         if _checks.is_concrete(self.hessian):
             entries = np.asarray(self.hessian)
@@ -70,7 +70,9 @@ class Quadratic(eqx.Module):
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         if jnp.shape(x) != self.hessian.shape[:1]:
             raise ValueError(f"a Quadratic of {self.hessian.shape[0]} coordinates got x of shape {jnp.shape(x)}")
-        return _quadratic_form(self.hessian.astype(x.dtype), x - self.minimum.astype(x.dtype))
+        # In a loop over steps the compiler can't know that a minimum that is data is 0.
+        offset = x if self.minimum is None else x - self.minimum.astype(x.dtype)
+        return _quadratic_form(self.hessian.astype(x.dtype), offset)
 
 
 class EmbeddedSaddle(eqx.Module):

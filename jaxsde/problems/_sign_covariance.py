@@ -1,10 +1,16 @@
 """The covariance of the signs of correlated normal variables."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
+
+@functools.cache
+def _rule() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of the quadrature. On first use, so that an import does no sums."""
+    return np.polynomial.legendre.leggauss(48)
 
 
 def sign_covariance(
@@ -16,12 +22,13 @@ def sign_covariance(
     1954), $\\frac2\\pi \\int_0^{\\arcsin\\rho} \\exp\\Big(-\\frac{a^2 + b^2 - 2 a b \\sin t}{2 \\cos^2 t}\\Big) dt$: no
     difference of nearly equal numbers is taken. At $a = b = 0$ it is $\\frac2\\pi \\arcsin\\rho$.
     """
+    nodes, weights = _rule()
     angle = jnp.arcsin(jnp.clip(correlation, -1, 1))
-    t = 0.5 * angle[..., None] * jnp.asarray(1 + _NODES, ratio.dtype)
+    t = 0.5 * angle[..., None] * jnp.asarray(1 + nodes, ratio.dtype)
     a, b = ratio[:, None, None], ratio[None, :, None]
     sine, cosine = jnp.sin(t), jnp.cos(t)
     # Written by squares, which stay finite together with the exponent where the ratios are large.
     exponent = -((a - b) ** 2 + 2 * a * b * (1 - sine)) / (2 * cosine**2)
-    integral = 0.5 * angle * jnp.sum(jnp.exp(exponent) * jnp.asarray(_WEIGHTS, ratio.dtype), axis=-1)
+    integral = 0.5 * angle * jnp.sum(jnp.exp(exponent) * jnp.asarray(weights, ratio.dtype), axis=-1)
     own = jnp.eye(ratio.shape[0], dtype=bool)
     return jnp.where(own, 1 - mean * mean, 2 / np.pi * integral)

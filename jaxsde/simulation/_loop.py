@@ -24,7 +24,7 @@ class Record(NamedTuple):
 
 
 class Recorder(eqx.Module):
-    """What is recorded: observables, reduced over seeds, in `slots` slots of a buffer plus one for scratch."""
+    """What is recorded: observables, reduced over seeds, in `slots` slots of a buffer."""
 
     observe: dict[str, Callable[[PyTree], PyTree]]
     reducer: AbstractReducer
@@ -57,7 +57,7 @@ def begin(
         start = as_params(x0(_random.start_key(_random.seed_key(key, seed)))) if callable(x0) else x0
         state = stepper.init(start)
         first = recorder.record(stepper.view(state), seed)
-        return state, jax.tree.map(lambda r: jnp.zeros((recorder.slots + 1, *r.shape), r.dtype).at[0].set(r), first)
+        return state, jax.tree.map(lambda r: jnp.zeros((recorder.slots, *r.shape), r.dtype).at[0].set(r), first)
 
     return jax.vmap(one, out_axes=(0, None), axis_name=_SEEDS)(ids)
 
@@ -96,9 +96,9 @@ def advance(
             n, state, buffer = carry
             end = jnp.minimum(stop, (n // every + 1) * every)
             state = stepper.run(state, n, end, stream)
-            slot = jnp.where(end % every == 0, end // every, recorder.slots)
+            slot = jnp.where(end % every == 0, end // every, recorder.slots)  # beyond the last one, it goes nowhere
             record = recorder.record(stepper.view(state), seed)
-            buffer = jax.tree.map(lambda b, r: b.at[slot].set(r), buffer, record)
+            buffer = jax.tree.map(lambda b, r: b.at[slot].set(r, mode="drop"), buffer, record)
             return end, state, buffer
 
         _, state, filled = jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (start, state, buffer))

@@ -36,6 +36,8 @@ _GLANCE = 0.25
 # The first look is after this share of a phase, to see how fast it goes.
 _FIRST_SHARE = 1 / 32
 
+_SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
+
 _INCREMENTS = {"two-point": TwoPointIncrements, "three-point": ThreePointIncrements, "gaussian": GaussianIncrements}
 
 
@@ -111,7 +113,10 @@ def simulate(
     process = cast(process, dtype)
     observe = {"x": _itself, "loss": problem.loss} if observe is None else dict(observe)
     seen = Sighting(example, example, example) if isinstance(process, Accompanied) else example
-    shapes = {name: _observed_shape(name, function, seen) for name, function in observe.items()}
+    shapes = {
+        name: _SCALAR if function is problem.loss and seen is example else _observed_shape(name, function, seen)
+        for name, function in observe.items()
+    }
 
     recorder = _loop.Recorder(cast(observe, dtype), reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
     plan = _plan(process, steps, substeps, increments, reduce, every)
@@ -197,7 +202,7 @@ def _run_chunk(
                 bar.update(stop - start)
                 length = math.ceil((stop - start) * _GLANCE / max(time.perf_counter() - begun, 1e-6))
             start = stop
-    return jax.tree.map(lambda leaf: leaf[: recorder.slots], buffer)
+    return buffer
 
 
 def _ensemble(

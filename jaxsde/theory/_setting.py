@@ -72,7 +72,7 @@ def setting(optimizer: AbstractOptimizer, problem: Problem) -> Setting:
         scale = jnp.sqrt(noise.variance(x))
     slope = noise.slope.astype(x.dtype)
     covariance = noise.variance(x) if diagonal else noise.covariance(x)
-    minimum = jnp.broadcast_to(loss.minimum, (d,)).astype(x.dtype)
+    minimum = jnp.broadcast_to(0.0 if loss.minimum is None else loss.minimum, (d,)).astype(x.dtype)
     return Setting(hessian, minimum, covariance.astype(x.dtype), scale, slope, optimizer.rate.astype(x.dtype))
 
 
