@@ -34,7 +34,7 @@ def _recording(setting: Setting) -> Report:
     def contestant(name: str, every: int) -> Contestant:
         return Contestant(name, lambda n: _simulated(sde, start, setting, n, every=every, observe=observe), steps)  # type: ignore[arg-type]
 
-    result = race([contestant("100 times", 10), contestant("at the end", steps)], setting.unit, setting.rounds)
+    result = race([contestant("100 times", 10), contestant("at the end", steps)], setting.unit, 5 * setting.rounds)
     claim = Claim("recording the loss 100 times / at the end", result.ratio("100 times", "at the end"), "at most", 1.15)
     return Report("sweeps, recording", f"SignSGD's SDE, {steps} steps, {setting}", claims=[claim])
 

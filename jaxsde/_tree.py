@@ -1,7 +1,10 @@
 """Small helpers for parameter pytrees."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,4 +50,25 @@ def flat(tree: Any) -> jax.Array:
 
 def is_finite(tree: Any) -> jax.Array:
     """Whether every number of `tree` is finite, as a boolean scalar."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    # A sum of zeros, or not a number: one pass, without an array of truth values between.
+    return jnp.all(jnp.stack([jnp.sum(0 * leaf) == 0 for leaf in jax.tree.leaves(tree)]))
+
+
+def shape_of(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function` returns, as shapes and dtypes; remembered, where `jax.eval_shape` would trace it each time."""
+    leaves, structure = jax.tree.flatten((function, arguments))
+    arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
+    rest = structure, tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
+    try:
+        hash(rest)
+    except TypeError:
+        return eqx.filter_eval_shape(function, *arguments)
+    return _called.eval_shape(rest, arrays)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _called(rest: tuple[Any, tuple[Any, ...]], arrays: list[Any]) -> Any:
+    structure, others = rest
+    leaves = [other if array is None else array for array, other in zip(arrays, others, strict=True)]
+    function, arguments = jax.tree.unflatten(structure, leaves)
+    return function(*arguments)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._tree import as_params
+from .._tree import as_params, shape_of
 from ._noise import AbstractNoise
 
 
@@ -45,7 +45,7 @@ class Problem(eqx.Module):
         """`x0` as parameters of this problem; raises `ValueError` or `TypeError` where it does not fit."""
         x0 = as_params(x0)
         try:
-            value = jax.eval_shape(self.loss, x0)
+            value = shape_of(self.loss, x0)
         except (TypeError, ValueError) as error:
             shapes = jax.tree.map(lambda leaf: leaf.shape, x0)
             raise ValueError(f"the loss cannot be evaluated at x0 with shapes {shapes}: {error}") from error

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, _random
 from .._extras import optional
-from .._tree import cast, size
+from .._tree import cast, shape_of, size
 from ..processes import SDE, Accompanied, Chain, Sighting
 from . import _loop
 from ._ensemble import Ensemble, Interrupted
@@ -35,8 +35,6 @@ _GLANCE = 0.25
 
 # The first look is after this share of a phase, to see how fast it goes.
 _FIRST_SHARE = 1 / 32
-
-_SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
 
 _INCREMENTS = {"two-point": TwoPointIncrements, "three-point": ThreePointIncrements, "gaussian": GaussianIncrements}
 
@@ -113,10 +111,7 @@ def simulate(
     process = cast(process, dtype)
     observe = {"x": _itself, "loss": problem.loss} if observe is None else dict(observe)
     seen = Sighting(example, example, example) if isinstance(process, Accompanied) else example
-    shapes = {
-        name: _SCALAR if function is problem.loss and seen is example else _observed_shape(name, function, seen)
-        for name, function in observe.items()
-    }
+    shapes = {name: _observed_shape(name, function, seen) for name, function in observe.items()}
 
     recorder = _loop.Recorder(cast(observe, dtype), reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
     plan = _plan(process, steps, substeps, increments, reduce, every)
@@ -217,8 +212,16 @@ def _ensemble(
 def _state_size(process: Chain | SDE, example: PyTree) -> int:
     """How many numbers a seed's state has."""
     if isinstance(process, Chain):
-        return size(jax.eval_shape(process.init, example))
-    return size(jax.eval_shape(lambda x: process.from_chain(process.chain.init(x)), example))
+        return size(shape_of(_chain_state, process, example))
+    return size(shape_of(_sde_state, process, example))
+
+
+def _chain_state(chain: Chain, x: PyTree) -> PyTree:
+    return chain.init(x)
+
+
+def _sde_state(sde: SDE, x: PyTree) -> PyTree:
+    return sde.from_chain(sde.chain.init(x))
 
 
 def _chunk_size(chunk: int | None, seeds: int, numbers: int, multiple: int) -> int:
@@ -231,7 +234,7 @@ def _chunk_size(chunk: int | None, seeds: int, numbers: int, multiple: int) -> i
 def _observed_shape(name: str, function: Any, example: PyTree) -> PyTree:
     if not callable(function):
         raise TypeError(f"observe[{name!r}] must be a function of the parameters, got {function!r}")
-    shape = jax.eval_shape(function, example)
+    shape = shape_of(function, example)
     if not jax.tree.leaves(shape):
         raise ValueError(f"observe[{name!r}] must return an array or a pytree of arrays, got {shape!r}")
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shape)
