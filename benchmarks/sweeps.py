@@ -91,7 +91,7 @@ def _dimensions(setting: Setting) -> Report:
         rows.append((f"{dim:,}", f"{seeds:,}", *times))
     remarks = [
         "each coordinate hashes a counter of its own into two words: 32 two-point steps use one of them, a normal number both;",
-        "from 2 to 8 coordinates a seed costs the same, as if a vector instruction took coordinates of one seed only;",
+        "below some 8 coordinates, a vector of float32, each is several times as dear: vectors hold coordinates of one seed;",
         "at few coordinates a chain also derives a key per seed and step",
     ]
     columns = ("coordinates", "seeds", "SDE, two-point: ns", "SDE, Gaussian", "chain")
