@@ -20,6 +20,7 @@ from .optimizers import (
     RMSprop as RMSprop,
     RMSpropW as RMSpropW,
     SignSGD as SignSGD,
+    svag as svag,
 )
 from .problems import (
     AlphaStable as AlphaStable,
@@ -29,6 +30,8 @@ from .problems import (
     Laplace as Laplace,
     LinearRegression as LinearRegression,
     LogisticRegression as LogisticRegression,
+    MeanLoss as MeanLoss,
+    MiniBatch as MiniBatch,
     Problem as Problem,
     Quadratic as Quadratic,
     StudentT as StudentT,

@@ -59,7 +59,7 @@ class SignSGD(AbstractOptimizer):
         **Raises:** `ValueError` for another model.
         """
         _checks.choice("model", model, ("compagnoni", "ode"))
-        independent = problem.noise.independent
+        independent = problem.noise.independent_signs
         return SDE(
             statistics=eqx.Partial(_statistics, problem),
             coefficients=eqx.Partial(_coefficients, self, model),
@@ -67,6 +67,7 @@ class SignSGD(AbstractOptimizer):
             from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
+            noise_like=itself,
             innovation=eqx.Partial(_innovation, problem) if independent else None,
         )
 
@@ -79,7 +80,7 @@ class _Statistics(NamedTuple):
 
 def _statistics(problem: Problem, x: PyTree) -> _Statistics:
     gradient, noise = problem.gradient(x), problem.noise
-    covariance = None if noise.independent else noise.sign_covariance(gradient, x)
+    covariance = None if noise.independent_signs else noise.sign_covariance(gradient, x)
     return _Statistics(noise.mean_sign(gradient, x), covariance)
 
 

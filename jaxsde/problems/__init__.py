@@ -8,6 +8,7 @@ from ._losses import (
     LogisticRegression as LogisticRegression,
     Quadratic as Quadratic,
 )
+from ._minibatch import MeanLoss as MeanLoss, MiniBatch as MiniBatch
 from ._networks import mlp as mlp
 from ._noise import AbstractIndependentNoise as AbstractIndependentNoise, AbstractNoise as AbstractNoise
 from ._problem import Problem as Problem

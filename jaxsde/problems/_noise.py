@@ -26,6 +26,11 @@ class AbstractNoise(eqx.Module):
         """Whether the coordinates of the noise are independent of each other."""
 
     @property
+    def independent_signs(self) -> bool:
+        """Whether SignSGD's SDE takes the signs of the coordinates for independent of each other."""
+        return self.independent
+
+    @property
     @abc.abstractmethod
     def has_variance(self) -> bool:
         """Whether the variance is finite, as far as that is known: numbers being traced pass."""
@@ -44,7 +49,11 @@ class AbstractNoise(eqx.Module):
 
     @abc.abstractmethod
     def root(self, params: PyTree) -> Callable[[PyTree], PyTree]:
-        """The linear map by a square root of the covariance, on pytrees shaped like `params`."""
+        """A linear map R with R R' the covariance, from pytrees shaped like `increments_like(params)` to `params`."""
+
+    def increments_like(self, params: PyTree) -> PyTree:
+        """What increments the map `root` takes, as a pytree of that structure, shapes and dtypes."""
+        return params
 
     @abc.abstractmethod
     def covariance(self, params: PyTree) -> Float[Array, "d d"]:

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._tree import as_params, shape_of
+from ._minibatch import MeanLoss, MiniBatch
 from ._noise import AbstractNoise
 
 
@@ -32,6 +33,29 @@ class Problem(eqx.Module):
             raise TypeError(f"loss must be callable, params pytree -> scalar, got {self.loss!r}")
         if not isinstance(self.noise, AbstractNoise):
             raise TypeError(f"noise must be a noise law such as jaxsde.Gaussian(0.5), got {self.noise!r}")
+
+    @classmethod
+    def from_data(
+        cls, example_loss: Callable[[PyTree, PyTree], Float[Array, ""]], data: PyTree, *, batch_size: int
+    ) -> "Problem":
+        """The mean of a loss over data, with gradients over mini-batches drawn from these.
+
+        **Arguments:**
+
+        - `example_loss`: `(params, example) -> scalar`.
+        - `data`: a pytree of arrays with a leading axis of examples, as many in all of them.
+        - `batch_size`: how many examples a stochastic gradient is the mean over; drawn with replacement.
+
+        **Returns:** a problem with the loss [`MeanLoss`][] and the noise [`MiniBatch`][].
+
+        **Raises:** `TypeError` or `ValueError` for data that are no such arrays, or a batch size below 1.
+
+        >>> problem = Problem.from_data(lambda w, example: (w @ example) ** 2, jax.numpy.eye(2), batch_size=4)
+        >>> problem.loss(jax.numpy.ones(2)).item()
+        1.0
+        """
+        loss = MeanLoss(example_loss, data)
+        return cls(loss, MiniBatch(loss, batch_size))
 
     def gradient(self, params: PyTree) -> PyTree:
         """The gradient of the loss."""

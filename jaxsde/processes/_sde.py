@@ -48,8 +48,10 @@ class SDE(eqx.Module):
     innovation: Callable[[PyTree, PyTree], PyTree] | None = None
 
     def noise_shaped(self, y: Y) -> PyTree:
-        """A pytree shaped like the noise: like the parameters, unless the SDE says otherwise."""
-        return self.position(y) if self.noise_like is None else self.noise_like(y)
+        """A pytree shaped like the noise: as that of the gradient, unless the SDE says otherwise."""
+        if self.noise_like is None:
+            return self.problem.noise.increments_like(self.position(y))
+        return self.noise_like(y)
 
     @property
     def problem(self) -> Problem:

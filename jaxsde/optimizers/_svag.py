@@ -1,0 +1,144 @@
+"""SVAG: a chain that tends to the SDE without anyone knowing the noise's covariance."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .. import _checks
+from ..problems import AbstractNoise, Problem
+from ..processes import Chain
+from ._adam import Adam, AdamW
+from ._base import AbstractOptimizer
+from ._rmsprop import RMSprop, RMSpropW
+from ._sgd import SGD
+
+_NO_SIGNS = "the signs of SVAG's gradients have no formula here: SVAG serves SGD, RMSprop(W) and Adam(W)"
+
+
+def svag(optimizer: AbstractOptimizer, problem: Problem, ell: int) -> Chain:
+    """The chain of SVAG, "stochastic variance amplified gradient" (Li, Malladi and Arora, 2021, for SGD; Malladi et al.,
+    2022, for adaptive methods): l (SGD) or l^2 (adaptive) small steps for one of the optimizer's.
+
+    Each small step takes two independent stochastic gradients, as $\\frac{1 + r}2 g_1 + \\frac{1 - r}2 g_2$, whose
+    covariance is that of one of them times l with $r = \\sqrt{2 l - 1}$ for SGD, and times $l^2$ with
+    $r = \\sqrt{2 l^2 - 1}$ for adaptive methods. The learning rate is divided by l; for adaptive methods $1 - \\beta$ is
+    divided by $l^2$, $\\epsilon$ and the root of V's start are multiplied by l, and a decoupled weight decay is divided by
+    l. With l = 1 it is the optimizer itself; as l grows it tends to an SDE: to that of SGD, and for adaptive methods to
+    `model="malladi"`, because the noise comes to outweigh the gradient in V.
+
+    **Arguments:**
+
+    - `optimizer`: SGD, RMSprop, RMSpropW, Adam or AdamW.
+    - `problem`: the [`Problem`][].
+    - `ell`: l, a whole number from 1 on.
+
+    **Returns:** a [`Chain`][] of the small steps: n steps of the optimizer are n l (SGD) or n l^2 of them, and its `ts` are
+    those of the optimizer and of the SDE.
+
+    **Raises:** `TypeError` for another optimizer; `ValueError` for `ell` below 1.
+
+    >>> from jaxsde import SGD, Gaussian, Quadratic
+    >>> chain = svag(SGD(learning_rate=0.1), Problem(Quadratic([1.0]), Gaussian(0.5)), 4)
+    >>> round(chain.learning_rate.item(), 4), chain.problem.noise.variance(jax.numpy.zeros(1)).tolist()
+    (0.025, [1.0])
+    """
+    ell = _checks.count("ell", ell)
+    if isinstance(optimizer, SGD):
+        steps = ell
+    elif isinstance(optimizer, (RMSprop, RMSpropW, Adam, AdamW)):
+        steps = ell * ell
+    else:
+        raise TypeError(f"SVAG is defined for SGD, RMSprop(W) and Adam(W), got {optimizer!r}")
+    amplified = Problem(problem.loss, AmplifiedNoise(problem.noise, float(np.sqrt(2 * steps - 1))))
+    return Chain(_Small(optimizer, ell, steps), amplified, optimizer.rate / steps)
+
+
+class _Small(eqx.Module):
+    """Makes the transform of the small steps."""
+
+    optimizer: AbstractOptimizer
+    ell: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+
+    def __call__(self) -> Any:
+        given, ell = self.optimizer, self.ell
+        changes: dict[str, Any] = {"learning_rate": _slower(given.learning_rate, ell, self.steps)}
+        for name in ("b1", "b2", "decay"):
+            if hasattr(given, name):
+                changes[name] = 1 - (1 - getattr(given, name)) / self.steps
+        for name, factor in (("eps", ell), ("initial_scale", self.steps), ("weight_decay", 1 / ell)):
+            if hasattr(given, name):
+                changes[name] = getattr(given, name) * factor
+        names = tuple(changes)
+        return eqx.tree_at(
+            lambda o: tuple(getattr(o, name) for name in names), given, tuple(changes.values())
+        ).transform()  # fmt: skip
+
+
+def _slower(learning_rate: Any, ell: int, steps: int) -> Any:
+    if callable(learning_rate):
+        return eqx.Partial(_at_the_optimizers_step, learning_rate, ell, steps)
+    return learning_rate / ell
+
+
+def _at_the_optimizers_step(schedule: Callable[[Any], Any], ell: int, steps: int, count: Array) -> Array:
+    return schedule(count // steps) / ell
+
+
+class AmplifiedNoise(AbstractNoise):
+    """The noise of $\\frac{1 + r}2 g_1 + \\frac{1 - r}2 g_2$ with independent stochastic gradients $g_1$ and $g_2$: its
+    covariance is $(1 + r^2) / 2$ times that of one of them."""
+
+    noise: AbstractNoise
+    spread: float = eqx.field(static=True)
+
+    @property
+    def factor(self) -> float:
+        """By which the covariance grows."""
+        return (1 + self.spread**2) / 2
+
+    @property
+    def independent(self) -> bool:
+        return self.noise.independent
+
+    @property
+    def has_variance(self) -> bool:
+        return self.noise.has_variance
+
+    def validate(self, params: PyTree) -> None:
+        self.noise.validate(params)
+
+    def increments_like(self, params: PyTree) -> PyTree:
+        return self.noise.increments_like(params)
+
+    def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: PRNGKeyArray) -> PyTree:
+        one, other = (self.noise.stochastic_gradient(loss, params, k) for k in jax.random.split(key))
+        a, b = (1 + self.spread) / 2, (1 - self.spread) / 2
+        return jax.tree.map(lambda g, h: a * g + b * h, one, other)
+
+    def variance(self, params: PyTree) -> PyTree:
+        return jax.tree.map(lambda v: self.factor * v, self.noise.variance(params))
+
+    def root(self, params: PyTree) -> Callable[[PyTree], PyTree]:
+        root, scale = self.noise.root(params), np.sqrt(self.factor)
+        return lambda dw: jax.tree.map(lambda z: scale.astype(z.dtype) * z, root(dw))
+
+    def covariance(self, params: PyTree) -> Float[Array, "d d"]:
+        return self.factor * self.noise.covariance(params)
+
+    def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
+        raise ValueError(_NO_SIGNS)
+
+    def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
+        return self.mean_sign(gradient, params)
+
+    @property
+    def slope(self) -> Float[Array, ""]:
+        raise ValueError(_NO_SIGNS)
+
+    def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
+        return self.mean_sign(gradient, params)

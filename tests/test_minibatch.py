@@ -1,0 +1,214 @@
+"""Mini-batch noise against NumPy, closed forms and its own draws; SVAG against exact recursions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsde as js
+from jaxsde.problems import _minibatch
+
+K = np.array([[1.0, 0.3, 0.0], [0.3, 0.5, 0.1], [0.0, 0.1, 2.0]])  # the covariance of the features
+TRUTH = np.array([1.0, -2.0, 0.5])
+NOISE = 0.7
+
+
+def _data(count, seed=0):
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((count, 3)) @ np.linalg.cholesky(K).T
+    return features, features @ TRUTH + NOISE * rng.standard_normal(count)
+
+
+def _half_square(w, example):
+    features, target = example
+    return 0.5 * (features @ w - target) ** 2
+
+
+def _problem(count=300, batch_size=4, seed=0):
+    features, targets = (jnp.asarray(a, jnp.float32) for a in _data(count, seed))
+    return js.Problem.from_data(_half_square, (features, targets), batch_size=batch_size)
+
+
+def _gradients(w, count=300, seed=0):
+    """Of all examples, in NumPy."""
+    features, targets = _data(count, seed)
+    return features * (features @ w - targets)[:, None]
+
+
+def test_covariance_of_a_gaussian_design():
+    """One-sample gradients have covariance K r r' K + (r' K r + v^2) K, by Isserlis' theorem."""
+    count, batch_size, w = 400_000, 8, np.array([0.5, 0.5, 0.0])
+    r = w - TRUTH
+    exact = (np.outer(K @ r, K @ r) + (r @ K @ r + NOISE**2) * K) / batch_size
+    found = np.asarray(_problem(count, batch_size).noise.covariance(jnp.asarray(w, jnp.float32)))
+    centred = _gradients(w, count) - K @ r
+    stderr = np.std(np.einsum("ni,nj->nij", centred, centred), axis=0) / np.sqrt(count) / batch_size
+    assert np.all(np.abs(found - exact) < 5.5 * stderr)
+
+
+@pytest.mark.parametrize("count", [100, _minibatch._CHUNK, 2 * _minibatch._CHUNK, 2 * _minibatch._CHUNK + 88])
+def test_variance_root_and_covariance_are_those_of_the_data(count):
+    w = np.array([0.5, -0.5, 1.0])
+    noise, params = _problem(count, 4).noise, jnp.asarray(w, jnp.float32)
+    covariance = np.cov(_gradients(w, count).T, ddof=0) / 4
+    np.testing.assert_allclose(noise.covariance(params), covariance, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(noise.variance(params), np.diag(covariance), rtol=2e-5)
+    like = noise.increments_like(params)
+    assert like.shape == (count,)
+    root = np.asarray(jax.jacfwd(noise.root(params))(like), float)
+    np.testing.assert_allclose(root @ root.T, covariance, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_stochastic_gradients_have_the_covariance_claimed(batch_size):
+    """Of a nonlinear loss with parameters in a pytree, and data of several sorts."""
+    rng = np.random.default_rng(1)
+    data = {"x": jnp.asarray(rng.standard_normal((50, 2)), jnp.float32), "label": jnp.asarray(rng.integers(0, 2, 50))}
+
+    def example_loss(params, example):
+        logit = params["w"] @ example["x"] + params["b"]
+        return jnp.logaddexp(0.0, logit) - example["label"] * logit
+
+    problem = js.Problem.from_data(example_loss, data, batch_size=batch_size)
+    params = {"w": jnp.array([0.5, -1.0]), "b": jnp.array(0.3)}
+    keys = jax.random.split(jax.random.key(0), 100_000)
+    drawn = jax.vmap(lambda key: jax.flatten_util.ravel_pytree(problem.stochastic_gradient(params, key))[0])(keys)
+    drawn = np.asarray(drawn, float) - np.asarray(jax.flatten_util.ravel_pytree(problem.gradient(params))[0])
+    claimed = np.asarray(problem.noise.covariance(params))
+    assert np.all(np.abs(drawn.mean(0)) < 5 * np.sqrt(np.diag(claimed) / len(keys)))
+    products = np.einsum("ni,nj->nij", drawn, drawn)
+    assert np.all(np.abs(products.mean(0) - claimed) < 5.5 * products.std(0) / np.sqrt(len(keys)) + 1e-6)
+
+
+def _moments_by_recursion(eta, steps, batch_size):
+    """Mean and second moment of w - w* after `steps` of SGD on all batches, or of Euler's scheme for its SDE."""
+    features, targets = _data(300)
+    best = np.linalg.lstsq(features, targets)[0]
+    errors = features @ best - targets
+    hessians = np.einsum("ni,nj->nij", features, features)
+    mean_hessian = hessians.mean(0)
+    r = -best
+    second = np.outer(r, r)
+    for _ in range(steps):
+        # g_i = H_i r + c_i with the c_i's mean 0.
+        each = (
+            np.einsum("nij,jk,nkl->nil", hessians, second, hessians)
+            + np.einsum("nij,j,n,nk->nik", hessians, r, errors, features)
+            + np.einsum("n,ni,j,njk->nik", errors, features, r, hessians)
+            + np.einsum("n,ni,nk->nik", errors**2, features, features)
+        ).mean(0)
+        drift = mean_hessian @ second @ mean_hessian
+        square = drift + (each - drift) / batch_size
+        second = second - eta * (mean_hessian @ second + second @ mean_hessian) + eta**2 * square
+        r = r - eta * mean_hessian @ r
+    return best, r, second
+
+
+@pytest.mark.parametrize("kind", ["chain", "sde"])
+def test_sgd_on_mini_batches_has_the_exact_moments(kind):
+    """On linear regression they follow from a recursion, the same for the chain and for Euler's scheme with h = eta."""
+    eta, steps, batch_size, seeds = 0.05, 30, 4, 40_000
+    best, mean, second = _moments_by_recursion(eta, steps, batch_size)
+    problem, optimizer = _problem(300, batch_size), js.SGD(eta)
+    process = optimizer.chain(problem) if kind == "chain" else optimizer.sde(problem)
+    observe = {"r": lambda w: w - jnp.asarray(best, jnp.float32)}
+    observe["rr"] = lambda w: jnp.outer(observe["r"](w), observe["r"](w))
+    run = js.simulate(process, jnp.zeros(3), steps=steps, seeds=seeds, key=jax.random.key(3), observe=observe)
+    for name, exact in (("r", mean), ("rr", second)):
+        assert np.all(np.abs(np.asarray(run[name].mean[-1]) - exact) < 5 * np.asarray(run[name].stderr[-1])), name
+
+
+@pytest.mark.parametrize(
+    "optimizer, batch_size",
+    [
+        (js.SignSGD(0.01), 128),  # for the signs of smaller batches' gradients the normal law is not good enough
+        (js.RMSprop(0.01, 0.9, initial_scale=1.0), 8),
+        (js.AdamW(0.01, 0.9, 0.95, weight_decay=0.01), 8),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_adaptive_optimizers_and_their_sdes_agree_to_first_order(optimizer, batch_size):
+    problem = _problem(200, batch_size)
+    run = dict(steps=100, every=50, seeds=4000, key=jax.random.key(0), observe={"loss": problem.loss})
+    chain = js.simulate(optimizer.chain(problem), jnp.zeros(3), **run)["loss"]
+    sde = js.simulate(optimizer.sde(problem), jnp.zeros(3), substeps=2, **run)["loss"]
+    assert chain.mean[2] < 0.8 * chain.mean[0]  # there is a way to go
+    gap = np.abs(np.asarray(chain.mean - sde.mean))[1:]
+    assert np.all(gap < 0.05 * np.asarray(chain.mean)[1:] + 5 * np.hypot(chain.stderr, sde.stderr)[1:])
+
+
+def test_bad_data_are_named():
+    with pytest.raises(ValueError, match="leading axis"):
+        js.Problem.from_data(_half_square, (jnp.ones((4, 3)), jnp.ones(5)), batch_size=2)
+    with pytest.raises(ValueError, match="leading axis"):
+        js.Problem.from_data(_half_square, (jnp.ones((0, 3)), jnp.ones(0)), batch_size=2)
+    with pytest.raises(ValueError, match="batch_size"):
+        js.Problem.from_data(_half_square, (jnp.ones((4, 3)), jnp.ones(4)), batch_size=0)
+    with pytest.raises(TypeError, match="example_loss"):
+        js.Problem.from_data(1.0, (jnp.ones((4, 3)), jnp.ones(4)), batch_size=2)
+    with pytest.raises(ValueError, match="cannot be evaluated"):
+        _problem().validate(jnp.zeros(7))
+
+
+@pytest.mark.parametrize("ell", [1, 2, 5])
+def test_the_weights_of_svag(ell):
+    """They add up to 1, and their squares to l for SGD and to its square for adaptive methods."""
+    problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    for optimizer, factor in ((js.SGD(0.1), ell), (js.Adam(0.1), ell * ell)):
+        noise = js.svag(optimizer, problem, ell).problem.noise
+        weights = (1 + noise.spread) / 2, (1 - noise.spread) / 2
+        assert sum(weights) == pytest.approx(1)
+        assert sum(w * w for w in weights) == pytest.approx(factor) == noise.factor
+
+
+@pytest.mark.parametrize("ell", [1, 4, 16])
+def test_svag_of_sgd_on_a_quadratic(ell):
+    """Each small step is x (1 - h c / l) plus noise of variance h^2 / l: the second moment by recursion."""
+    eta, curvature, steps = 0.4, 1.5, 6
+    problem = js.Problem(js.Quadratic([curvature] * 50), js.Gaussian(1.0))
+    chain = js.svag(js.SGD(eta), problem, ell)
+    run = js.simulate(
+        chain, jnp.full(50, 0.5), steps=steps * ell, seeds=20_000, key=jax.random.key(ell),
+        observe={"square": lambda x: jnp.mean(x**2)},
+    )  # fmt: skip
+    assert run.ts[-1] == pytest.approx(steps * eta)
+    second = 0.25
+    for _ in range(steps * ell):
+        second = (1 - eta * curvature / ell) ** 2 * second + eta**2 / ell
+    assert abs(run["square"].mean[-1] - second) < 5 * run["square"].stderr[-1]
+
+
+def test_svag_of_adaptive_methods_tends_to_the_sde_without_the_gradient_in_v():
+    """Where the gradient is as large as the noise, the two SDEs of RMSprop differ, and SVAG goes to Malladi's."""
+    problem = js.Problem(js.Quadratic([1.0] * 20), js.Gaussian(1.0))
+    optimizer, x0, steps = js.RMSprop(0.05, 0.8, initial_scale=9.0), jnp.full(20, 2.0), 10
+    common = dict(seeds=4000, key=jax.random.key(0), observe={"mean": jnp.mean})
+
+    def end(process, count, **more):
+        return js.simulate(process, x0, steps=count, **common, **more)["mean"].mean[-1]
+
+    ell = 6
+    reached = end(js.svag(optimizer, problem, ell), steps * ell * ell)
+    malladi, compagnoni = (
+        end(optimizer.sde(problem, model, start_steps=0), steps, substeps=8) for model in ("malladi", "compagnoni")
+    )
+    assert abs(compagnoni - malladi) > 0.08
+    assert abs(reached - malladi) < 0.15 * abs(compagnoni - malladi)
+
+
+def test_svag_is_for_those_it_is_defined_for():
+    problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    with pytest.raises(TypeError, match="SignSGD"):
+        js.svag(js.SignSGD(0.1), problem, 2)
+    with pytest.raises(ValueError, match="ell must"):
+        js.svag(js.SGD(0.1), problem, 0)
+
+
+def test_svag_of_a_schedule_counts_the_optimizers_steps():
+    """A rate that is cut to nothing after two of them: the walk ends there."""
+    problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    optimizer = js.SGD(lambda count: jnp.where(count < 2, 0.4, 0.0), reference_rate=0.4)
+    chain = js.svag(optimizer, problem, 3)
+    run = js.simulate(chain, jnp.ones(1), steps=12, every=3, seeds=50, key=jax.random.key(0), reduce=js.Samples())["x"].values
+    moved = np.any(np.diff(run, axis=0) != 0, axis=(1, 2))
+    assert moved.tolist() == [True, True, False, False]
