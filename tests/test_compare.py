@@ -8,18 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
+from common import OPTIMIZERS
 
 import jaxsde as js
 
 PROBLEM = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(2.0))
-OPTIMIZERS = [
-    js.SGD(0.01),
-    js.SignSGD(0.01),
-    js.RMSprop(0.01, 0.99, initial_scale=4.0),
-    js.RMSpropW(0.01, 0.99, initial_scale=4.0, weight_decay=0.1),
-    js.Adam(0.01, 0.9, 0.99),
-    js.AdamW(0.01, 0.9, 0.99, weight_decay=0.1),
-]
 
 
 @pytest.mark.parametrize("opt", OPTIMIZERS, ids=lambda opt: type(opt).__name__)

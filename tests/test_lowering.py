@@ -3,24 +3,16 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from common import OPTIMIZERS
 from jax import export
 
 import jaxsde as js
-
-OPTIMIZERS = [
-    js.SGD(0.01),
-    js.SignSGD(0.01),
-    js.RMSprop(0.01, 0.9, initial_scale=1.0),
-    js.RMSpropW(0.01, 0.9, initial_scale=1.0, weight_decay=0.1),
-    js.Adam(0.01, 0.9, 0.99),
-    js.AdamW(0.01, 0.9, 0.99, weight_decay=0.1),
-]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("kind", ["chain", "sde", "gaussian"])
 def test_a_whole_simulation_lowers_for_cpu_cuda_and_tpu(optimizer, kind):
-    problem = js.Problem(js.Quadratic(jnp.array([1.0, 2.0])), js.Gaussian(0.5))
+    problem = js.Problem(js.Quadratic(jnp.array([1.0, 2.0])), js.Gaussian(2.0))
 
     def run(x0, seed):
         process = optimizer.chain(problem) if kind == "chain" else optimizer.sde(problem)

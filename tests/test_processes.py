@@ -5,6 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxsde as js
@@ -252,3 +253,29 @@ def test_a_first_gradient_near_zero_is_no_kick(opt):
     chain = js.simulate(opt.chain(problem), jnp.zeros(1), **common)["x"].values
     sde = js.simulate(opt.sde(problem), jnp.zeros(1), substeps=8, **common)["x"].values
     assert float(jnp.abs(sde).max()) < 3 * float(jnp.abs(chain).max())
+
+
+def _counting_descent():
+    """Steps that shrink with the number of positive gradients that this seed has met: a whole number of its own."""
+
+    def update(gradient, state, params):
+        met = state["met"] + jnp.sum(gradient > 0, dtype=jnp.int32)
+        rate = 0.1 / (1 + met + state["steps"]).astype(jnp.float32)
+        return jax.tree.map(lambda g: -rate * g, gradient), {"met": met, "steps": state["steps"] + 1}
+
+    zero = jnp.zeros((), jnp.int32)
+    return optax.GradientTransformation(lambda params: {"met": zero, "steps": zero}, update)
+
+
+@pytest.mark.parametrize("make", [_counting_descent, lambda: optax.adam(0.1)], ids=["of the seed", "of the step"])
+def test_whole_numbers_in_the_state_are_each_seeds_own(make):
+    """Whether all seeds share them, as counters of steps, or not."""
+    chain, key = js.Chain(make, PROBLEM, jnp.asarray(0.1)), jax.random.key(8)
+    run = js.simulate(chain, X0, steps=12, every=4, seeds=5, key=key, reduce=js.Samples())["x"].values
+    for seed in range(5):
+        stream = _random.gradient_key(_random.seed_key(_random.stream_key(key), jnp.asarray(seed, jnp.int32)))
+        state = chain.init(X0)
+        for n in range(12):
+            state = chain.step(state, jax.random.fold_in(stream, n))
+            if n % 4 == 3:
+                np.testing.assert_allclose(run[(n + 1) // 4, seed], state.x, rtol=1e-5, atol=1e-6)

@@ -3,4 +3,4 @@ from ._base import AbstractOptimizer as AbstractOptimizer
 from ._rmsprop import RMSprop as RMSprop, RMSpropState as RMSpropState, RMSpropW as RMSpropW
 from ._sgd import SGD as SGD
 from ._sign_sgd import SignSGD as SignSGD
-from ._svag import AmplifiedNoise as AmplifiedNoise, svag as svag
+from ._svag import svag as svag

@@ -1,3 +1,4 @@
+from ._amplified import AmplifiedNoise as AmplifiedNoise
 from ._datasets import Dataset as Dataset, load as load
 from ._gaussian import Gaussian as Gaussian
 from ._laws import AlphaStable as AlphaStable, Laplace as Laplace, Uniform as Uniform

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jax.scipy.special import ndtr
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from .. import _checks, _threefry
 from .._special import erf
 from .._tree import flat, size
+from . import _normal_signs
 from ._noise import AbstractNoise, as_scale, fit, over, scaled
 from ._sign_covariance import sign_covariance
 
@@ -86,10 +86,10 @@ class Gaussian(AbstractNoise):
         return self.matrix
 
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(lambda g, std: erf(over(g, std * np.sqrt(2).astype(g.dtype))), gradient, self._std(params))
+        return _normal_signs.mean_sign(gradient, self._std(params))
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(lambda g, std: ndtr(-over(g, std)), gradient, self._std(params))
+        return _normal_signs.prob_negative(gradient, self._std(params))
 
     def _std(self, params: PyTree) -> PyTree:
         if self.matrix is None:
@@ -98,7 +98,7 @@ class Gaussian(AbstractNoise):
 
     @property
     def slope(self) -> Float[Array, ""]:
-        return jnp.asarray(np.sqrt(2 / np.pi))
+        return jnp.asarray(_normal_signs.SLOPE)
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
         ratio = flat(jax.tree.map(over, gradient, self._std(params)))

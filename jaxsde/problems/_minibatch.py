@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _checks
-from .._special import erf
 from .._tree import flat
-from ._noise import AbstractNoise, over
+from . import _normal_signs
+from ._noise import AbstractNoise
 
 # How many examples' gradients are held at a time.
 _CHUNK = 256
@@ -71,7 +71,8 @@ class MiniBatch(AbstractNoise):
     - `batch_size`: B.
 
     For SignSGD the signs' means are those of normal noise with the variance of each coordinate, and the signs are taken
-    for independent of each other.
+    for independent of each other: approximations, unlike the rest. On linear regression with correlated features they put
+    second moments of the stationary law off by some 10 %.
 
     >>> loss = MeanLoss(lambda w, example: w @ example, jnp.array([[1.0], [3.0]]))
     >>> MiniBatch(loss, 4).variance(jnp.zeros(1)).tolist()
@@ -121,15 +122,17 @@ class MiniBatch(AbstractNoise):
         return centred.T @ centred / (self.loss.count * self.batch_size)
 
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
-        std = jax.tree.map(jnp.sqrt, self.variance(params))
-        return jax.tree.map(lambda g, s: erf(over(g, s * np.sqrt(2).astype(g.dtype))), gradient, std)
+        return _normal_signs.mean_sign(gradient, self._std(params))
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(lambda s: 0.5 * (1 - s), self.mean_sign(gradient, params))
+        return _normal_signs.prob_negative(gradient, self._std(params))
+
+    def _std(self, params: PyTree) -> PyTree:
+        return jax.tree.map(jnp.sqrt, self.variance(params))
 
     @property
     def slope(self) -> Float[Array, ""]:
-        return jnp.asarray(np.sqrt(2 / np.pi))
+        return jnp.asarray(_normal_signs.SLOPE)
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
         return jnp.diag(1 - flat(self.mean_sign(gradient, params)) ** 2)

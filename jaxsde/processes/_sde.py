@@ -32,7 +32,7 @@ class SDE(eqx.Module):
     - `start_steps`: how many true optimizer steps bring the state to the SDE's start, $t_0$ = `start_steps` $\\eta$.
     - `leading`: picks the part of `y` whose drift a step follows first, so that a denominator which starts near zero has
       grown before it divides; `None` where there is none.
-    - `noise_like`: picks from `y` a pytree shaped like the noise; `None` where that is shaped like the parameters.
+    - `noise_like`: picks from `y` a pytree shaped like the noise; `None` where it is the gradient's noise itself.
     - `innovation`: `(params, stochastic gradient) -> increment`: the noise of one stochastic gradient as the increment
       that stands for it, with mean 0 and covariance 1 given the parameters; `None` where it is not known.
     """
@@ -95,9 +95,9 @@ class SDE(eqx.Module):
     def terms(self, path: diffrax.AbstractPath | Callable[[Any, Any], PyTree]) -> diffrax.MultiTerm:
         """The SDE as Diffrax terms.
 
-        **Arguments:** `path`: a Brownian path shaped like the noise, that is, like the parameters for all models but
-        those of second order (a `diffrax.AbstractPath`, or a callable
-        `(t0, t1) -> increment`).
+        **Arguments:** `path`: a Brownian path shaped like the noise, `noise_shaped(y)` (a `diffrax.AbstractPath`, or a
+        callable `(t0, t1) -> increment`). That is like the parameters, but for mini-batches, which have a number for each
+        example, and for models that keep the noise of V.
 
         **Returns:** `MultiTerm(ODETerm, DiffusionTerm)`, for `diffrax.diffeqsolve` with an Itô solver that needs only
         products of the diffusion with increments, such as `diffrax.Euler`.

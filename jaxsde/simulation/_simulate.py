@@ -26,8 +26,8 @@ from ._steppers import (
     SDEStepper,
 )
 
-# A chunk's state, of so many numbers, should stay in the caches; below some seeds, starting a kernel costs more than
-# its work.
+# How many numbers the states of a chunk's seeds may have. Measured on a processor: with fewer, starting the kernels of a
+# step weighs more than what larger arrays lose to the caches. And how few seeds a chunk may have, and how many.
 _CHUNK_NUMBERS, _LEAST_CHUNK, _LARGEST_CHUNK = 2**20, 16, 2**14
 
 # How often the host looks in, in seconds: for the progress bar and for an interrupt from the keyboard.
