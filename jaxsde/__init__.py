@@ -1,6 +1,13 @@
 """jaxsde: optimizers as Optax transforms, and the stochastic differential equations that describe them."""
 
-from . import problems as problems, reporting as reporting, theory as theory, verification as verification
+from . import (
+    data as data,
+    networks as networks,
+    problems as problems,
+    reporting as reporting,
+    theory as theory,
+    verification as verification,
+)
 from .estimation import (
     Comparison as Comparison,
     Expectations as Expectations,
@@ -24,7 +31,6 @@ from .optimizers import (
 )
 from .problems import (
     AlphaStable as AlphaStable,
-    Classification as Classification,
     EmbeddedSaddle as EmbeddedSaddle,
     Gaussian as Gaussian,
     Laplace as Laplace,

@@ -28,6 +28,12 @@ def as_params(x0: Any) -> Any:
     return jax.tree.map(convert, x0)
 
 
+def is_sampler(x0: Any) -> bool:
+    """Whether `x0` is a function that draws parameters. A module, though it can be called, is parameters itself."""
+    module = isinstance(x0, eqx.Module) and not isinstance(x0, eqx.Partial) and not hasattr(x0, "__self__")
+    return callable(x0) and not module
+
+
 def cast(tree: Any, dtype: Any) -> Any:
     """`tree` with its floating-point arrays converted to `dtype`; everything else as it is."""
 

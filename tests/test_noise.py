@@ -84,7 +84,6 @@ def test_student_noise_has_the_t_law(df):
         lambda: js.StudentT(df=0.0, scale=1.0),
         lambda: js.Problem(js.Quadratic([1.0]), 0.5),
         lambda: js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(jnp.ones(3))).validate(jnp.ones(2)),
-        lambda: js.problems.load("imagenet"),
     ],
 )
 def test_bad_arguments_raise(bad):

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from .. import optimizers, problems
-
-DATA = ("breast-cancer", "digits")
+from .. import data, networks, optimizers, problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +78,12 @@ class Setup:
             return problems.Problem(problems.Quadratic(self.hessian), noise), jnp.full(len(self.hessian), self.start)
         if self.problem == "saddle":
             return problems.Problem(problems.EmbeddedSaddle(), noise), jnp.full(2, self.start)
-        data = problems.load(self.problem)
+        examples = data.load(self.problem.replace("-", "_")).train
         if self.problem == "breast-cancer":
-            loss = problems.LogisticRegression(data.features, data.labels, ridge=0.01)
-            return problems.Problem(loss, noise), jnp.zeros(data.features.shape[1])
-        loss, init = problems.mlp(data.features, data.labels)
-        return problems.Problem(loss, noise), init(self.key)
+            loss = problems.LogisticRegression(*examples, ridge=0.01)
+            return problems.Problem(loss, noise), jnp.zeros(examples.features.shape[1])
+        network = networks.MLP(examples.features[0].size, 10, width=16, layers=2, key=self.key)
+        return problems.Problem(problems.MeanLoss(networks.cross_entropy, examples), noise), network
 
     def _optimizer(self, problem: Any, x0: Any) -> Any:
         name, rate = self.optimizer, self.learning_rate

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, theory
-from .._tree import flat, size
+from .._tree import flat, is_sampler, size
 from ..optimizers import AbstractOptimizer
 from ..problems import Problem
 from ..processes import SDE, Chain
@@ -129,7 +129,7 @@ def compare(
     except ValueError as error:
         sde = None
         notes.append(f"no SDE: {error}")
-    example = problem.validate(x0(key) if callable(x0) else x0)
+    example = problem.validate(x0(key) if is_sampler(x0) else x0)
     observe: dict[str, Callable[[PyTree], PyTree]] = {"loss": problem.loss}
     if size(example) <= _KEPT:
         observe["x"] = flat
@@ -160,7 +160,7 @@ def _theory(
     opt: AbstractOptimizer, problem: Problem, x0: Any, ts: np.ndarray, notes: list[str]
 ) -> tuple[Curves | None, Curves | None, np.ndarray | None]:
     """Theory's moments, its stationary law and its bound; where one does not exist, a note says why."""
-    if callable(x0):
+    if is_sampler(x0):
         notes.append("no theory: the closed forms start from a point, x0 is a function that draws one")
         return None, None, None
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._tree import cast, flat, size
+from .._tree import cast, flat, is_sampler, size
 from ..processes import SDE, Accompanied, Chain, Sighting, Tangent, TangentLaw
 from ..simulation import AbstractIncrements, Moments, simulate
 
@@ -93,7 +93,7 @@ def expectations(
         law = tangent_law(companion, steps, run.steps, substeps)
         known = expected_controls(functions, law)
         values = {n: _controlled(run[n], run[f"{n} controlled"], known[n]) for n in functions}
-    example = x0(key) if callable(x0) else x0
+    example = x0(key) if is_sampler(x0) else x0
     for name, function in functions.items():
         if getattr(jax.eval_shape(function, example), "shape", None) == ():
             values[name] = Expectation(*(v[:, 0] for v in values[name]))
@@ -102,7 +102,7 @@ def expectations(
 
 def accompany(process: Chain | SDE, x0: Any, substeps: int = 1) -> Accompanied | None:
     """The process with its tangent process beside it, or None where there is none to be had."""
-    if callable(x0):
+    if is_sampler(x0):
         return None
     sde = process
     if isinstance(process, Chain):

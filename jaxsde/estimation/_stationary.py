@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks
-from .._tree import flat, size
+from .._tree import flat, is_sampler, size
 from ..processes import SDE, Accompanied, Chain
 from ..simulation import Ensemble, Jackknife, Moments, Samples, simulate
 from ._control import accompany, expected_controls, observables, tangent_law
@@ -108,7 +108,7 @@ def stationary(
     seeds = _checks.count("seeds", seeds, least=2)
     groups = min(_checks.count("groups", groups, least=2), seeds)
     kept = min(_checks.count("kept", kept, least=2), seeds)
-    example = process.problem.validate(x0(key) if callable(x0) else x0)
+    example = process.problem.validate(x0(key) if is_sampler(x0) else x0)
     if size(example) > _KEPT:
         raise ValueError(f"stationary keeps full covariances, for at most {_KEPT} coordinates; x0 has {size(example)}")
     companion = accompany(process, x0, substeps)

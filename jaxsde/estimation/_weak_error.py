@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks
-from .._tree import flat
+from .._tree import flat, is_sampler
 from ..optimizers import AbstractOptimizer
 from ..problems import Problem
 from ..processes import SDE
@@ -133,7 +133,7 @@ def weak_error(
     _checks.number("T", T, low=0.0)
     steps = [_whole_steps("T", T, rate) for rate in rates]
     substeps = _checks.count("substeps", substeps)
-    example = problem.validate(x0(key) if callable(x0) else x0)
+    example = problem.validate(x0(key) if is_sampler(x0) else x0)
     functions = _default_functions(problem, example) if test_functions is None else dict(test_functions)
     for name, function in functions.items():
         if getattr(jax.eval_shape(function, example), "shape", None) != ():

@@ -1,16 +1,13 @@
 from ._amplified import AmplifiedNoise as AmplifiedNoise
-from ._datasets import Dataset as Dataset, load as load
 from ._gaussian import Gaussian as Gaussian
 from ._laws import AlphaStable as AlphaStable, Laplace as Laplace, Uniform as Uniform
 from ._losses import (
-    Classification as Classification,
     EmbeddedSaddle as EmbeddedSaddle,
     LinearRegression as LinearRegression,
     LogisticRegression as LogisticRegression,
     Quadratic as Quadratic,
 )
 from ._minibatch import MeanLoss as MeanLoss, MiniBatch as MiniBatch
-from ._networks import mlp as mlp
 from ._noise import AbstractIndependentNoise as AbstractIndependentNoise, AbstractNoise as AbstractNoise
 from ._problem import Problem as Problem
 from ._student import StudentT as StudentT

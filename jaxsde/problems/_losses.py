@@ -7,8 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float
 
 from .. import _checks
 
@@ -166,40 +165,6 @@ class LogisticRegression(eqx.Module):
     def __call__(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         margins = (2 * self.labels - 1) * (self.features @ w)
         return jnp.mean(jax.nn.softplus(-margins)) + 0.5 * self.ridge * jnp.sum(w * w)
-
-
-class Classification(eqx.Module):
-    """Mean cross-entropy of a classifier over a data set.
-
-    **Arguments:**
-
-    - `apply`: a function `(params, features of one example) -> logits` of shape `(classes,)`.
-    - `features`: shape `(N, ...)`.
-    - `labels`: integers of shape `(N,)`.
-
-    >>> loss = Classification(lambda w, a: w @ a, jnp.eye(2), jnp.array([0, 1]))
-    >>> round(loss(jnp.zeros((2, 2))).item(), 4)
-    0.6931
-    """
-
-    apply: Any
-    features: Float[Array, "N ..."]
-    labels: Int[Array, " N"]
-
-    def __init__(self, apply: Any, features: ArrayLike, labels: ArrayLike):
-        self.apply = apply
-        self.features = jnp.asarray(features)
-        self.labels = jnp.asarray(labels)
-
-    def __check_init__(self):
-        if self.features.shape[:1] != self.labels.shape:
-            raise ValueError(f"features {self.features.shape} and labels {self.labels.shape} differ in their number N")
-        if not jnp.issubdtype(self.labels.dtype, jnp.integer):
-            raise TypeError(f"labels must be integers, got dtype {self.labels.dtype}")
-
-    def __call__(self, params: PyTree) -> Float[Array, ""]:
-        logits = jax.vmap(self.apply, in_axes=(None, 0))(params, self.features)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, self.labels))
 
 
 def _check_rows(features: Array, targets: Array, name: str) -> None:

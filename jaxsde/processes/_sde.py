@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _random
+from .._tree import is_sampler
 from ..problems import Problem
 from ._chain import Chain, ChainState
 
@@ -69,7 +70,7 @@ class SDE(eqx.Module):
         **Arguments:** `x0`: a params pytree, or a function `key -> pytree`; `key`: for those steps' noise.
         """
         key = _random.stream_key(key)
-        x0 = self.problem.validate(x0(_random.start_key(key)) if callable(x0) else x0)
+        x0 = self.problem.validate(x0(_random.start_key(key)) if is_sampler(x0) else x0)
         steps_key = _random.gradient_key(key)
         state = self.chain.init(x0)
         for k in range(self.start_steps):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .. import _random
-from .._tree import as_params, flat, is_finite
+from .._tree import as_params, flat, is_finite, is_sampler
 from ._reducers import AbstractReducer
 from ._steppers import AbstractStepper
 
@@ -54,7 +54,7 @@ def begin(
     """The states of a chunk of seeds at step 0, and a buffer with that step recorded."""
 
     def one(seed: Int[Array, ""]) -> tuple[Any, Record]:
-        start = as_params(x0(_random.start_key(_random.seed_key(key, seed)))) if callable(x0) else x0
+        start = as_params(x0(_random.start_key(_random.seed_key(key, seed)))) if is_sampler(x0) else x0
         state = stepper.init(start)
         first = recorder.record(stepper.view(state), seed)
         return state, jax.tree.map(lambda r: jnp.zeros((recorder.slots, *r.shape), r.dtype).at[0].set(r), first)

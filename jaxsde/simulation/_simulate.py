@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, _random
 from .._extras import optional
-from .._tree import cast, shape_of, size
+from .._tree import cast, is_sampler, shape_of, size
 from ..processes import SDE, Accompanied, Chain, Sighting
 from . import _loop
 from ._ensemble import Ensemble, Interrupted
@@ -105,7 +105,7 @@ def simulate(
 
     key = _random.stream_key(key)
     problem = process.problem
-    example = x0(_random.start_key(_random.seed_key(key, jnp.asarray(0)))) if callable(x0) else x0
+    example = x0(_random.start_key(_random.seed_key(key, jnp.asarray(0)))) if is_sampler(x0) else x0
     example = problem.validate(example)
     dtype = jnp.result_type(*jax.tree.leaves(example))
     process = cast(process, dtype)
@@ -116,7 +116,7 @@ def simulate(
     recorder = _loop.Recorder(cast(observe, dtype), reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
     plan = _plan(process, steps, substeps, increments, reduce, every)
     chunk = _chunk_size(chunk, seeds, _state_size(inner, example), reduce.multiple)
-    start = x0 if callable(x0) else example
+    start = x0 if is_sampler(x0) else example
     total = None
     done = 0
     host = _checks.is_concrete(process, example, key)
