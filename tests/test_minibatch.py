@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 import jaxsde as js
-from jaxsde.problems import _minibatch
+from jaxsde.problems._mean_loss import CHUNK
 
 K = np.array([[1.0, 0.3, 0.0], [0.3, 0.5, 0.1], [0.0, 0.1, 2.0]])  # the covariance of the features
 TRUTH = np.array([1.0, -2.0, 0.5])
@@ -47,7 +47,7 @@ def test_covariance_of_a_gaussian_design():
     assert np.all(np.abs(found - exact) < 5.5 * stderr)
 
 
-@pytest.mark.parametrize("count", [100, _minibatch._CHUNK, 2 * _minibatch._CHUNK, 2 * _minibatch._CHUNK + 88])
+@pytest.mark.parametrize("count", [100, CHUNK, 2 * CHUNK, 2 * CHUNK + 88])
 def test_variance_root_and_covariance_are_those_of_the_data(count):
     w = np.array([0.5, -0.5, 1.0])
     noise, params = _problem(count, 4).noise, jnp.asarray(w, jnp.float32)
@@ -221,3 +221,120 @@ def test_svag_of_a_schedule_counts_the_optimizers_steps():
     run = js.simulate(chain, jnp.ones(1), steps=12, every=3, seeds=50, key=jax.random.key(0), reduce=js.Samples())["x"].values
     moved = np.any(np.diff(run, axis=0) != 0, axis=(1, 2))
     assert moved.tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("count", [100, 2 * CHUNK, 2 * CHUNK + 88])
+def test_the_loss_and_its_gradient_are_means_however_the_data_are_cut(count):
+    w = np.array([0.5, -0.5, 1.0])
+    features, targets = _data(count)
+    problem = _problem(count)
+    np.testing.assert_allclose(problem.loss(jnp.asarray(w)), 0.5 * np.mean((features @ w - targets) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(problem.gradient(jnp.asarray(w)), _gradients(w, count).mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_held_does_not_grow_with_the_data():
+    """The temporary memory of the compiled gradient, which all examples' activations at once would outgrow."""
+
+    def temporary(count):
+        data = jnp.ones((count, 40))
+        loss = js.MeanLoss(lambda w, a: jnp.sum(jnp.tanh(jnp.tanh(w * a[:, None]) @ w)), data)
+        compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((40, 40))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    # Beyond a chunk there is a copy of the data, cut; a chunk's activations are 40 times its data.
+    assert temporary(16 * CHUNK) < 2 * temporary(2 * CHUNK)
+
+
+def test_an_epoch_of_shuffled_batches_takes_every_example_once():
+    count, batch_size, rate = 12, 4, 0.5
+    problem = js.Problem.from_data(lambda w, row: w @ row, jnp.eye(count), batch_size=batch_size, shuffle=True)
+    run = dict(steps=6, every=1, seeds=5, key=jax.random.key(0), reduce=js.Samples(), observe={"x": lambda x: x})
+    x = np.asarray(js.simulate(js.SGD(rate).chain(problem), jnp.zeros(count), **run)["x"].values)
+    taken = -np.diff(x, axis=0) * batch_size / rate  # (steps, seeds, examples): ones where an example was in the batch
+    np.testing.assert_allclose(np.sort(taken, axis=-1), np.broadcast_to(np.r_[np.zeros(8), np.ones(4)], taken.shape), atol=1e-5)
+    for epoch in (taken[:3], taken[3:]):
+        np.testing.assert_allclose(epoch.sum(axis=0), 1, atol=1e-5)
+    orders = {taken[3 * e : 3 * e + 3, s].round().tobytes() for e in range(2) for s in range(5)}
+    assert len(orders) == 10
+
+
+def test_an_epoch_leaves_out_the_batch_that_would_be_too_small():
+    problem = js.Problem.from_data(lambda w, row: w @ row, jnp.eye(10), batch_size=4, shuffle=True)
+    run = js.simulate(js.SGD(1.0).chain(problem), jnp.zeros(10), steps=4, every=2, seeds=1, key=jax.random.key(0))
+    for x, epochs in zip(run["x"].mean[1:], (1, 2), strict=True):
+        assert float(jnp.sum(-x) * 4) == pytest.approx(8 * epochs)
+        assert float(jnp.max(-x) * 4) <= epochs + 1e-6
+
+
+def test_a_shuffled_batch_has_the_covariance_of_drawing_without_replacement():
+    count, batch_size, draws, w = 20, 8, 100_000, jnp.array([0.5, -0.5, 1.0])
+    features, targets = (jnp.asarray(a, jnp.float32) for a in _data(count))
+    problem = js.Problem.from_data(_half_square, (features, targets), batch_size=batch_size, shuffle=True)
+    keys = jax.random.split(jax.random.key(3), draws)
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: problem.stochastic_gradient(w, key)))(keys), float)
+    centred = drawn - _gradients(np.asarray(w), count).mean(axis=0)
+    products = np.einsum("ni,nj->nij", centred, centred)
+    claimed = np.asarray(problem.noise.covariance(w))
+    assert np.all(np.abs(products.mean(axis=0) - claimed) < 5.5 * products.std(axis=0) / np.sqrt(draws))
+    np.testing.assert_allclose(problem.noise.variance(w), np.diag(claimed), rtol=1e-4)
+
+
+def test_covariance_over_a_subset():
+    count, kept, w = 301, 61, np.array([0.5, -0.5, 1.0])
+    features, targets = (jnp.asarray(a, jnp.float32) for a in _data(count))
+    problem = js.Problem.from_data(_half_square, (features, targets), batch_size=4, covariance_examples=kept)
+    params = jnp.asarray(w, jnp.float32)
+    expected = np.cov(_gradients(w, count)[::5].T, ddof=0) / 4
+    np.testing.assert_allclose(problem.noise.covariance(params), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(problem.noise.variance(params), np.diag(expected), rtol=1e-4)
+    np.testing.assert_allclose(problem.gradient(params), _gradients(w, count).mean(axis=0), rtol=1e-4, atol=1e-5)
+    assert js.simulate(js.Adam(0.01).sde(problem), params, steps=4, seeds=4, key=jax.random.key(0)).diverged[-1] == 0
+
+
+def test_signs_of_drawn_batches_against_all_there_are():
+    """Four examples in batches of two: sixteen batches, equally likely."""
+    rows = np.array([[3.0, 1.0], [-1.0, 2.0], [-1.5, -2.5], [0.2, 0.1]])
+    means = 0.5 * (rows[:, None] + rows[None]).reshape(16, 2)
+    drawn, w = 20_000, jnp.zeros(2)
+    problem = js.Problem.from_data(lambda w, row: w @ row, jnp.asarray(rows), batch_size=2, sign_batches=drawn)
+    gradient = problem.gradient(w)
+    signs = np.sign(means)
+    covariance = np.cov(signs.T, ddof=0)
+    stderr = np.sqrt(np.diag(covariance) / drawn)
+    assert np.all(np.abs(problem.noise.mean_sign(gradient, w) - signs.mean(axis=0)) < 5.5 * stderr)
+    assert np.all(np.abs(problem.noise.prob_negative(gradient, w) - (means < 0).mean(axis=0)) < 5.5 * stderr / 2)
+    products = np.einsum("ni,nj->nij", signs - signs.mean(axis=0), signs - signs.mean(axis=0))
+    off = np.abs(np.asarray(problem.noise.sign_covariance(gradient, w)) - covariance)
+    # The square of the mean's error counts where the products themselves do not vary.
+    assert np.all(off < 6 * products.std(axis=0) / np.sqrt(drawn) + 6**2 / drawn)
+    # The normal approximation is far from these.
+    normal = js.MiniBatch(problem.loss, 2).mean_sign(gradient, w)
+    assert np.max(np.abs(np.asarray(normal) - signs.mean(axis=0))) > 0.1
+
+
+def test_sign_sgds_sde_with_the_signs_of_drawn_batches_follows_small_batches():
+    """Where the normal approximation is off by some 10 % of the loss."""
+    features, targets = (jnp.asarray(a, jnp.float32) for a in _data(64))
+    build = lambda **more: js.Problem.from_data(_half_square, (features, targets), batch_size=2, **more)
+    run = dict(steps=300, seeds=500, every=100, key=jax.random.key(0), observe={"loss": build().loss})
+    opt, start = js.SignSGD(0.01), jnp.zeros(3)
+    chain = js.simulate(opt.chain(build()), start, **run)["loss"]
+    drawn, normal = (
+        js.simulate(opt.sde(build(**more)), start, substeps=1, **run)["loss"] for more in ({"sign_batches": 2000}, {})
+    )
+    gap = lambda other: np.asarray(other.mean / chain.mean - 1)[1:]
+    # The signs' own chance, one over the root of 2,000, is more than that of the seeds.
+    assert np.max(np.abs(gap(drawn))) < 0.03 and np.max(np.abs(gap(normal))) > 0.1
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({"batch_size": 21, "shuffle": True}, "batch_size"),
+        ({"batch_size": 2, "covariance_examples": 21}, "covariance_examples"),
+        ({"batch_size": 2, "sign_batches": 1}, "sign_batches"),
+    ],
+)
+def test_bad_ways_of_drawing_are_named(more, message):
+    with pytest.raises(ValueError, match=message):
+        js.Problem.from_data(lambda w, row: w @ row, jnp.eye(20), **more)

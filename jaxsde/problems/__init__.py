@@ -7,7 +7,8 @@ from ._losses import (
     LogisticRegression as LogisticRegression,
     Quadratic as Quadratic,
 )
-from ._minibatch import MeanLoss as MeanLoss, MiniBatch as MiniBatch
+from ._mean_loss import MeanLoss as MeanLoss
+from ._minibatch import MiniBatch as MiniBatch
 from ._noise import AbstractIndependentNoise as AbstractIndependentNoise, AbstractNoise as AbstractNoise
 from ._problem import Problem as Problem
 from ._student import StudentT as StudentT

@@ -1,4 +1,4 @@
-"""Real mini-batches: a loss that is a mean over data, and the noise of drawing from them."""
+"""The noise of a gradient over a mini-batch of real data."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,72 +7,48 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
 from .._tree import flat
 from . import _normal_signs
+from ._mean_loss import CHUNK, MeanLoss, chunks
 from ._noise import AbstractNoise
 
-# How many examples' gradients are held at a time.
-_CHUNK = 256
 
+class _Place(NamedTuple):
+    """Which batch of which epoch: the key of an epoch's order, and how many batches went before."""
 
-class MeanLoss(eqx.Module):
-    """The mean of a loss over data, $f(x) = \\frac1N \\sum_i \\ell(x, d_i)$.
-
-    **Arguments:**
-
-    - `example_loss`: $\\ell$, `(params, example) -> scalar`.
-    - `data`: a pytree of arrays with a leading axis of the same length N; an example is a pytree of their rows.
-
-    **Raises:** `ValueError` where the lengths differ or there are no data.
-
-    >>> MeanLoss(lambda w, example: (w - example) ** 2, jnp.array([1.0, 3.0]))(jnp.array(2.0)).item()
-    1.0
-    """
-
-    example_loss: Callable[[PyTree, PyTree], Float[Array, ""]]
-    data: PyTree[Array]
-
-    def __init__(self, example_loss: Callable[[PyTree, PyTree], Float[Array, ""]], data: PyTree):
-        if not callable(example_loss):
-            raise TypeError(f"example_loss must be callable, (params, example) -> scalar, got {example_loss!r}")
-        self.example_loss = example_loss
-        self.data = jax.tree.map(jnp.asarray, data)
-        shapes = [leaf.shape for leaf in jax.tree.leaves(self.data)]
-        if not shapes or () in shapes or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
-            raise ValueError(f"data must be arrays with a leading axis of examples, as many in all of them, got {shapes}")
-
-    @property
-    def count(self) -> int:
-        """N, the number of examples."""
-        return jax.tree.leaves(self.data)[0].shape[0]
-
-    def __call__(self, params: PyTree) -> Float[Array, ""]:
-        return jnp.mean(self.each(params, self.data))
-
-    def each(self, params: PyTree, examples: PyTree) -> Float[Array, " n"]:
-        """The loss of each of some examples."""
-        return jax.vmap(self.example_loss, (None, 0))(params, examples)
+    epoch: PRNGKeyArray
+    batch: Int[Array, ""]
 
 
 class MiniBatch(AbstractNoise):
-    """The noise of a gradient over examples that are drawn, with replacement, from all of the data.
+    """The noise of a gradient over examples that are drawn from all of the data.
 
-    Its covariance is $\\Sigma(x) = \\frac1B \\cdot \\frac1N \\sum_i (g_i - \\bar g)(g_i - \\bar g)^\\top$ with the examples'
-    gradients $g_i$, at the current point. An SDE takes increments of it without a matrix: $\\frac{1}{\\sqrt{N B}} \\sum_i
-    (z_i - \\bar z)\\,g_i$ with independent $z_i$ of variance 1, one for each example, has exactly this covariance and costs
-    one gradient of a re-weighted loss.
+    Drawn with replacement, its covariance is $\\Sigma(x) = \\frac1B \\cdot \\frac1N \\sum_i (g_i - \\bar g)(g_i - \\bar
+    g)^\\top$ with the examples' gradients $g_i$, at the current point. An SDE takes increments of it without a matrix:
+    $\\frac{1}{\\sqrt{N B}} \\sum_i (z_i - \\bar z)\\,g_i$ with independent $z_i$ of variance 1, one for each example, has
+    exactly this covariance and costs one gradient of a re-weighted loss.
 
     **Arguments:**
 
     - `loss`: the [`MeanLoss`][].
     - `batch_size`: B.
+    - `shuffle`: whether an optimizer's chain goes through the data epoch by epoch, in an order drawn anew for each,
+      instead of drawing with replacement; where B does not divide N, an epoch ends before the batch that would be too
+      small. The covariance is that of one such batch, $\\frac{N - B}{N - 1}$ times the one above. Within an epoch these
+      batches are not independent, as the SDEs take them to be: their noise adds up to almost nothing.
+    - `covariance_examples`: over how many of the examples, a fixed subset evenly spaced in the data, the SDEs' covariance
+      is computed; by default all. It bounds the covariance's cost; the gradient remains that of all the data.
+    - `sign_batches`: for SignSGD's SDE. By default the means of the signs are those of normal noise with the variance of
+      each coordinate, and the signs are taken for independent of each other: approximations, unlike the rest (on linear
+      regression with correlated features they put second moments of the stationary law off by some 10 %). With a
+      number M, mean and covariance of the signs are those of M batches, the same at every step and for every seed: free
+      of both approximations, off by chance of the order $1/\\sqrt M$, and at the cost of M batch gradients a step and of a
+      root of a d x d matrix: for a few hundred coordinates at most.
 
-    For SignSGD the signs' means are those of normal noise with the variance of each coordinate, and the signs are taken
-    for independent of each other: approximations, unlike the rest. On linear regression with correlated features they put
-    second moments of the stationary law off by some 10 %.
+    **Raises:** `ValueError` for numbers that are not whole or too small, or larger than N.
 
     >>> loss = MeanLoss(lambda w, example: w @ example, jnp.array([[1.0], [3.0]]))
     >>> MiniBatch(loss, 4).variance(jnp.zeros(1)).tolist()
@@ -80,11 +56,31 @@ class MiniBatch(AbstractNoise):
     """
 
     loss: MeanLoss
+    sample: MeanLoss
     batch_size: int = eqx.field(static=True)
+    shuffle: bool = eqx.field(static=True)
+    sign_batches: int | None = eqx.field(static=True)
 
-    def __init__(self, loss: MeanLoss, batch_size: int):
+    def __init__(
+        self,
+        loss: MeanLoss,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        covariance_examples: int | None = None,
+        sign_batches: int | None = None,
+    ):
         self.loss = loss
         self.batch_size = _checks.count("batch_size", batch_size)
+        self.shuffle = shuffle
+        if shuffle and batch_size > loss.count:
+            raise ValueError(f"with shuffle, batch_size must be at most the number of examples, {loss.count}, got {batch_size}")
+        self.sample = loss
+        if covariance_examples is not None:
+            if _checks.count("covariance_examples", covariance_examples, least=2) > loss.count:
+                raise ValueError(f"covariance_examples must be at most {loss.count}, got {covariance_examples}")
+            self.sample = loss.subset(covariance_examples)
+        self.sign_batches = None if sign_batches is None else _checks.count("sign_batches", sign_batches, least=2)
 
     @property
     def independent(self) -> bool:
@@ -92,50 +88,89 @@ class MiniBatch(AbstractNoise):
 
     @property
     def independent_signs(self) -> bool:
-        return True
+        return self.sign_batches is None
 
     @property
     def has_variance(self) -> bool:
         return True
 
+    @property
+    def share(self) -> float:
+        """The covariance of a batch's gradient over that of an example's: 1 / B with replacement."""
+        if not self.shuffle:
+            return 1 / self.batch_size
+        return (self.loss.count - self.batch_size) / (max(self.loss.count - 1, 1) * self.batch_size)
+
     def validate(self, params: PyTree) -> None:
         """The loss over the data has been evaluated at the parameters already."""
 
     def increments_like(self, params: PyTree) -> PyTree:
-        return jnp.zeros(self.loss.count, jnp.result_type(*jax.tree.leaves(params)))
+        return jnp.zeros(self.sample.count, jnp.result_type(*jax.tree.leaves(params)))
 
-    def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: PRNGKeyArray) -> PyTree:
-        drawn = jax.random.randint(key, (self.batch_size,), 0, self.loss.count)
-        batch = jax.tree.map(lambda leaf: leaf[drawn], self.loss.data)
-        return jax.grad(lambda p: jnp.mean(self.loss.each(p, batch)))(params)
+    def step_key(self, key: PRNGKeyArray, step: Int[Array, ""]) -> Any:
+        if not self.shuffle:
+            return super().step_key(key, step)
+        batches = self.loss.count // self.batch_size
+        return _Place(jax.random.fold_in(key, step // batches), step % batches)
+
+    def draw(self, key: Any) -> Int[Array, " B"]:
+        """Which examples make up the batch of a key."""
+        if not self.shuffle:
+            return jax.random.randint(key, (self.batch_size,), 0, self.loss.count)
+        place = key if isinstance(key, _Place) else _Place(key, jnp.asarray(0))
+        order = jax.random.permutation(place.epoch, self.loss.count)
+        return jax.lax.dynamic_slice(order, (place.batch * self.batch_size,), (self.batch_size,))
+
+    def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: Any) -> PyTree:
+        return self._batch_gradient(params, self.draw(key))
 
     def variance(self, params: PyTree) -> PyTree:
-        deviations = _over_examples(self.loss, params).deviations
-        return jax.tree.map(lambda d: d / (self.loss.count * self.batch_size), deviations)
+        deviations = _over_examples(self.sample, params).deviations
+        return jax.tree.map(lambda d: d * (self.share / self.sample.count), deviations)
 
     def root(self, params: PyTree) -> Callable[[PyTree], PyTree]:
-        return eqx.Partial(_reweighted, self.loss, self.batch_size, params)
+        return eqx.Partial(_reweighted, self.sample, self.share, params)
 
     def covariance(self, params: PyTree) -> Float[Array, "d d"]:
-        gradients = jax.vmap(lambda example: flat(jax.grad(self.loss.example_loss)(params, example)))(self.loss.data)
+        gradients = jax.vmap(lambda example: flat(jax.grad(self.sample.example_loss)(params, example)))(self.sample.data)
         centred = gradients - jnp.mean(gradients, axis=0)
-        return centred.T @ centred / (self.loss.count * self.batch_size)
+        return centred.T @ centred * (self.share / self.sample.count)
 
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return _normal_signs.mean_sign(gradient, self._std(params))
+        if self.sign_batches is None:
+            return _normal_signs.mean_sign(gradient, self._std(params))
+        return jax.tree.map(lambda signs: jnp.mean(signs, axis=0), self._signs(self.sign_batches, params))
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return _normal_signs.prob_negative(gradient, self._std(params))
-
-    def _std(self, params: PyTree) -> PyTree:
-        return jax.tree.map(jnp.sqrt, self.variance(params))
+        if self.sign_batches is None:
+            return _normal_signs.prob_negative(gradient, self._std(params))
+        below = lambda signs: jnp.mean(signs < 0, axis=0, dtype=signs.dtype)
+        return jax.tree.map(below, self._signs(self.sign_batches, params))
 
     @property
     def slope(self) -> Float[Array, ""]:
         return jnp.asarray(_normal_signs.SLOPE)
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
-        return jnp.diag(1 - flat(self.mean_sign(gradient, params)) ** 2)
+        if self.sign_batches is None:
+            return jnp.diag(1 - flat(self.mean_sign(gradient, params)) ** 2)
+        signs = jax.vmap(flat)(self._signs(self.sign_batches, params))
+        centred = signs - jnp.mean(signs, axis=0)
+        return centred.T @ centred / self.sign_batches
+
+    def _std(self, params: PyTree) -> PyTree:
+        return jax.tree.map(jnp.sqrt, self.variance(params))
+
+    def _batch_gradient(self, params: PyTree, drawn: Int[Array, " B"]) -> PyTree:
+        batch = jax.tree.map(lambda leaf: leaf[drawn], self.loss.data)
+        return jax.grad(lambda p: jnp.mean(self.loss.each(p, batch)))(params)
+
+    def _signs(self, batches: int, params: PyTree) -> PyTree:
+        """The signs of the gradients of that many batches, drawn with a key that is always the same."""
+        drawn = jax.vmap(self.draw)(jax.random.split(jax.random.key(0), batches))
+        at_once = max(1, CHUNK // self.batch_size)
+        signs = lambda indices: jax.tree.map(jnp.sign, self._batch_gradient(params, indices))
+        return jax.lax.map(signs, drawn, batch_size=at_once)
 
 
 class _Spread(NamedTuple):
@@ -153,21 +188,16 @@ def _over_examples(loss: MeanLoss, params: PyTree) -> _Spread:
         mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
         return _Spread(mean, jax.tree.map(lambda g, m: jnp.sum((g - m) ** 2, axis=0), gradients, mean))
 
-    chunks, left = divmod(loss.count, _CHUNK)
-    if chunks == 0:
-        return spread(loss.data)
-    whole = jax.tree.map(lambda leaf: leaf[: chunks * _CHUNK].reshape(chunks, _CHUNK, *leaf.shape[1:]), loss.data)
+    first, others = chunks(loss.data)
+    if others is None:
+        return spread(first)
+    before = loss.count - jax.tree.leaves(others)[0].shape[0] * CHUNK
 
-    def add(total: _Spread, chunk: tuple[Array, PyTree]) -> tuple[_Spread, None]:
-        done, examples = chunk
-        return _merged(total, done * _CHUNK, spread(examples), _CHUNK), None
+    def add(carry: tuple[Array, _Spread], examples: PyTree) -> tuple[tuple[Array, _Spread], None]:
+        done, total = carry
+        return (done + CHUNK, _merged(total, done, spread(examples), CHUNK)), None
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    total = jax.lax.scan(add, _Spread(zeros, zeros), (jnp.arange(chunks), whole))[0]
-    if left == 0:
-        return total
-    rest = spread(jax.tree.map(lambda leaf: leaf[chunks * _CHUNK :], loss.data))
-    return _merged(total, jnp.asarray(chunks * _CHUNK), rest, left)
+    return jax.lax.scan(add, (jnp.asarray(before), spread(first)), others)[0][1]
 
 
 def _merged(a: _Spread, a_count: Array, b: _Spread, b_count: int) -> _Spread:
@@ -184,8 +214,7 @@ def _merged(a: _Spread, a_count: Array, b: _Spread, b_count: int) -> _Spread:
     return _Spread(jax.tree.unflatten(structure, means), jax.tree.unflatten(structure, deviations))
 
 
-def _reweighted(loss: MeanLoss, batch_size: int, params: PyTree, increment: Any) -> PyTree:
-    """The examples' gradients, each times its centred increment, over the root of N B."""
-    losses, pull_back = jax.vjp(lambda p: loss.each(p, loss.data), params)
-    weights = (increment - jnp.mean(increment)) / np.sqrt(loss.count * batch_size)
-    return pull_back(weights.astype(losses.dtype))[0]
+def _reweighted(loss: MeanLoss, share: float, params: PyTree, increment: Any) -> PyTree:
+    """The examples' gradients, each times its centred increment and the root of share / N."""
+    weights = (increment - jnp.mean(increment)) * np.sqrt(share / loss.count)
+    return jax.grad(loss.weighted)(params, weights)

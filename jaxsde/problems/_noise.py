@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
 from .._tree import flat
@@ -42,6 +42,10 @@ class AbstractNoise(eqx.Module):
     @abc.abstractmethod
     def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: PRNGKeyArray) -> PyTree:
         """One draw of the stochastic gradient of `loss` at `params`."""
+
+    def step_key(self, key: PRNGKeyArray, step: Int[Array, ""]) -> Any:
+        """What `stochastic_gradient` takes as its key at a step of a chain, from the key of the chain's noise."""
+        return jax.random.fold_in(key, step)
 
     @abc.abstractmethod
     def variance(self, params: PyTree) -> PyTree:

@@ -8,7 +8,8 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._tree import as_params, shape_of
-from ._minibatch import MeanLoss, MiniBatch
+from ._mean_loss import MeanLoss
+from ._minibatch import MiniBatch
 from ._noise import AbstractNoise
 
 
@@ -36,7 +37,14 @@ class Problem(eqx.Module):
 
     @classmethod
     def from_data(
-        cls, example_loss: Callable[[PyTree, PyTree], Float[Array, ""]], data: PyTree, *, batch_size: int
+        cls,
+        example_loss: Callable[[PyTree, PyTree], Float[Array, ""]],
+        data: PyTree,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        covariance_examples: int | None = None,
+        sign_batches: int | None = None,
     ) -> "Problem":
         """The mean of a loss over data, with gradients over mini-batches drawn from these.
 
@@ -44,7 +52,9 @@ class Problem(eqx.Module):
 
         - `example_loss`: `(params, example) -> scalar`.
         - `data`: a pytree of arrays with a leading axis of examples, as many in all of them.
-        - `batch_size`: how many examples a stochastic gradient is the mean over; drawn with replacement.
+        - `batch_size`: how many examples a stochastic gradient is the mean over.
+        - `shuffle`, `covariance_examples`, `sign_batches`: how batches are drawn (by default with replacement), and over
+          what the SDEs' covariance and SignSGD's signs are computed; see [`MiniBatch`][].
 
         **Returns:** a problem with the loss [`MeanLoss`][] and the noise [`MiniBatch`][].
 
@@ -55,7 +65,13 @@ class Problem(eqx.Module):
         1.0
         """
         loss = MeanLoss(example_loss, data)
-        return cls(loss, MiniBatch(loss, batch_size))
+        noise = MiniBatch(loss, batch_size, shuffle=shuffle, covariance_examples=covariance_examples, sign_batches=sign_batches)
+        return cls(loss, noise)
+
+    @property
+    def held(self) -> int:
+        """How many numbers of data evaluating the loss works on at a time; 0 for a loss that is no [`MeanLoss`][]."""
+        return self.loss.held if isinstance(self.loss, MeanLoss) else 0
 
     def gradient(self, params: PyTree) -> PyTree:
         """The gradient of the loss."""

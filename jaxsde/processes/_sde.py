@@ -74,7 +74,7 @@ class SDE(eqx.Module):
         steps_key = _random.gradient_key(key)
         state = self.chain.init(x0)
         for k in range(self.start_steps):
-            state = self.chain.step(state, jax.random.fold_in(steps_key, k))
+            state = self.chain.step(state, self.problem.noise.step_key(steps_key, jnp.asarray(k)))
         dtype = jnp.result_type(*jax.tree.leaves(x0))
         return self.start_steps * self.learning_rate.astype(dtype), self.from_chain(state)
 

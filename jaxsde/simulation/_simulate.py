@@ -115,7 +115,7 @@ def simulate(
 
     recorder = _loop.Recorder(cast(observe, dtype), reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
     plan = _plan(process, steps, substeps, increments, reduce, every)
-    chunk = _chunk_size(chunk, seeds, _state_size(inner, example), reduce.multiple)
+    chunk = _chunk_size(chunk, seeds, _numbers(inner, example), reduce.multiple)
     start = x0 if is_sampler(x0) else example
     total = None
     done = 0
@@ -209,11 +209,10 @@ def _ensemble(
     return Ensemble(ts, recorded, total.diverged, seeds, statistics)
 
 
-def _state_size(process: Chain | SDE, example: PyTree) -> int:
-    """How many numbers a seed's state has."""
-    if isinstance(process, Chain):
-        return size(shape_of(_chain_state, process, example))
-    return size(shape_of(_sde_state, process, example))
+def _numbers(process: Chain | SDE, example: PyTree) -> int:
+    """How many numbers a seed's state has, and the data that its gradient works on at a time."""
+    state = _chain_state if isinstance(process, Chain) else _sde_state
+    return size(shape_of(state, process, example)) + process.problem.held
 
 
 def _chain_state(chain: Chain, x: PyTree) -> PyTree:

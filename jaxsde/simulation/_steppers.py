@@ -46,7 +46,8 @@ class ChainStepper(AbstractStepper):
         return self.chain.init(start)
 
     def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
-        return jax.lax.fori_loop(start, stop, lambda n, s: self.chain.step(s, jax.random.fold_in(stream, n)), state)
+        noise = self.chain.problem.noise
+        return jax.lax.fori_loop(start, stop, lambda n, s: self.chain.step(s, noise.step_key(stream, n)), state)
 
     def view(self, state: Any) -> PyTree:
         return self.chain.position(state)
@@ -102,7 +103,8 @@ class AccompaniedChainStepper(AbstractStepper):
     def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
         def step(n: Array, state: Any) -> Any:
             chain, tangent = state
-            gradient = self.chain.problem.stochastic_gradient(chain.x, jax.random.fold_in(stream, n))
+            problem = self.chain.problem
+            gradient = problem.stochastic_gradient(chain.x, problem.noise.step_key(stream, n))
             noise = self.tangent.sde.innovation(chain.x, gradient)  # type: ignore[misc]
             return self.chain.apply(chain, gradient), self.tangent.step(tangent, n, self.h, scaled(self.h, noise))
 

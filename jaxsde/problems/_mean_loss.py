@@ -1,0 +1,90 @@
+"""A loss that is a mean over data."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+# How many examples are worked on at a time: what differentiating them takes is held for as many.
+CHUNK = 256
+
+
+class MeanLoss(eqx.Module):
+    """The mean of a loss over data, $f(x) = \\frac1N \\sum_i \\ell(x, d_i)$.
+
+    **Arguments:**
+
+    - `example_loss`: $\\ell$, `(params, example) -> scalar`.
+    - `data`: a pytree of arrays with a leading axis of the same length N; an example is a pytree of their rows.
+
+    **Raises:** `ValueError` where the lengths differ or there are no data.
+
+    >>> MeanLoss(lambda w, example: (w - example) ** 2, jnp.array([1.0, 3.0]))(jnp.array(2.0)).item()
+    1.0
+    """
+
+    example_loss: Callable[[PyTree, PyTree], Float[Array, ""]]
+    data: PyTree[Array]
+
+    def __init__(self, example_loss: Callable[[PyTree, PyTree], Float[Array, ""]], data: PyTree):
+        if not callable(example_loss):
+            raise TypeError(f"example_loss must be callable, (params, example) -> scalar, got {example_loss!r}")
+        self.example_loss = example_loss
+        self.data = jax.tree.map(jnp.asarray, data)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(self.data)]
+        if not shapes or () in shapes or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
+            raise ValueError(f"data must be arrays with a leading axis of examples, as many in all of them, got {shapes}")
+
+    @property
+    def count(self) -> int:
+        """N, the number of examples."""
+        return jax.tree.leaves(self.data)[0].shape[0]
+
+    @property
+    def held(self) -> int:
+        """How many numbers the examples have that are worked on at a time."""
+        return min(self.count, CHUNK) * sum(int(np.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(self.data))
+
+    def __call__(self, params: PyTree) -> Float[Array, ""]:
+        if self.count <= CHUNK:
+            return jnp.mean(self.each(params, self.data))
+        return self.weighted(params, jnp.ones(self.count)) / self.count
+
+    def each(self, params: PyTree, examples: PyTree) -> Float[Array, " n"]:
+        """The loss of each of some examples."""
+        return jax.vmap(self.example_loss, (None, 0))(params, examples)
+
+    def weighted(self, params: PyTree, weights: Float[Array, " N"]) -> Float[Array, ""]:
+        """The sum of the losses of all examples, each times its weight."""
+
+        # Differentiating evaluates a chunk again, rather than keep what all of them left behind.
+        @jax.checkpoint
+        def part(params: PyTree, examples: PyTree, weights: Array) -> Array:
+            losses = self.each(params, examples)
+            return jnp.vdot(weights.astype(losses.dtype), losses)
+
+        first, others = chunks((self.data, weights))
+        total = part(params, *first)
+        if others is None:
+            return total
+        return jax.lax.scan(lambda total, chunk: (total + part(params, *chunk), None), total, others)[0]
+
+    def subset(self, count: int) -> "MeanLoss":
+        """The mean over that many of the examples, evenly spaced in the data."""
+        kept = np.linspace(0, self.count - 1, count).round().astype(int)
+        return MeanLoss(self.example_loss, jax.tree.map(lambda leaf: leaf[kept], self.data))
+
+
+def chunks(data: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array] | None]:
+    """Arrays with a leading axis, cut along it: a first chunk, of at most `CHUNK`, and the others, all of size `CHUNK`,
+    stacked; None where there are no others."""
+    count = jax.tree.leaves(data)[0].shape[0]
+    others = (count - 1) // CHUNK
+    size = count - others * CHUNK
+    first = jax.tree.map(lambda leaf: leaf[:size], data)
+    if others == 0:
+        return first, None
+    return first, jax.tree.map(lambda leaf: leaf[size:].reshape(others, CHUNK, *leaf.shape[1:]), data)
