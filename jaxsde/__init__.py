@@ -11,12 +11,14 @@ from . import (
 from .estimation import (
     Comparison as Comparison,
     Expectations as Expectations,
+    NoiseReport as NoiseReport,
     Stationary as Stationary,
     WeakError as WeakError,
     compare as compare,
     compare_laws as compare_laws,
     convergence_rate as convergence_rate,
     expectations as expectations,
+    noise_report as noise_report,
     stationary as stationary,
     weak_error as weak_error,
 )

@@ -1,6 +1,7 @@
 """Tables, pictures and files of results."""
 
 from ._comparison import plot as plot, save as save, table as table
+from ._noise import noise_table as noise_table, plot_noise as plot_noise
 from ._stationary import extrapolate as extrapolate, stationary_table as stationary_table
 from ._sweeps import plot_sweep as plot_sweep
 from ._verification import (

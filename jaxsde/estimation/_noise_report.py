@@ -1,0 +1,255 @@
+"""The gradient noise of a problem at a point, as it is: how strong, how heavy-tailed, in how many directions, and up to
+which learning rate an SDE should describe an optimizer there."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.integrate
+import scipy.sparse.linalg
+import scipy.special
+import scipy.stats
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from .. import _checks, _random
+from .._tree import flat
+from ..problems import MeanLoss, Problem
+
+# Of the numbers of the noise, this share, the largest, count for the tail index; and so many numbers are looked at.
+_TAIL, _MOST_NUMBERS = 0.01, 2_000_000
+
+# Up to so many coordinates the Hessian is formed; beyond, its largest eigenvalue is iterated for, to this relative accuracy.
+_DENSE, _ACCURACY, _BASIS = 64, 0.01, 12
+
+
+class LayerNoise(NamedTuple):
+    """The gradient and its noise in one array of the parameters, or in all of them."""
+
+    name: str
+    size: int
+    """How many coordinates."""
+    active: float
+    """The share of them whose noise is not always 0, as it is behind a unit that no example of a batch switches on. Kurtosis
+    and tail index are those of active coordinates."""
+    gradient_norm: float
+    noise_norm: float
+    """The root of the trace of the covariance: a batch's gradient is off by so much, in root mean square."""
+    kurtosis: float
+    """Excess kurtosis, the mean over coordinates; 0 for Gaussian noise."""
+    tail_index: float
+    """Hill's estimate a of the tail, P(|Z| > z) ~ z^-a, from the largest hundredth of all noise, each coordinate over its
+    mean absolute value. To be held against `gaussian_tail_index`: noise of infinite variance has 2 or less."""
+    effective_rank: float
+    """(tr S)^2 / tr S^2 of the covariance S: in how many directions the noise goes, if equally strong in each."""
+    sign_gap: float
+    """By how much normal noise of the same variances misses the coordinates' mean signs, in root mean square, what is
+    chance taken off. It is SignSGD's SDE that takes noise for normal."""
+
+    @property
+    def signal_to_noise(self) -> float:
+        """The norm of the gradient over that of the noise."""
+        return self.gradient_norm / self.noise_norm if self.noise_norm else math.inf
+
+
+class NoiseReport(NamedTuple):
+    """What [`noise_report`][] returns."""
+
+    layers: list[LayerNoise]
+    whole: LayerNoise
+    critical_ratio: float
+    """By how many times the batch would have to grow for the noise to be as large as the gradient."""
+    curvature: dict[str, float]
+    """The largest curvature that an optimizer sees: that of the loss, and preconditioned."""
+    learning_rate: dict[str, float]
+    """Up to which learning rate an optimizer's SDE should hold."""
+    tolerance: float
+    draws: int
+    tail_levels: np.ndarray
+    """The noise over its mean absolute value, at the quantiles `1 - tail_shares` of its absolute value."""
+    tail_shares: np.ndarray
+    gaussian_tail_index: float
+    """What the estimate of the tail index comes to for Gaussian noise, whose tail is no power."""
+
+
+def noise_report(
+    problem: Problem,
+    params: PyTree,
+    *,
+    key: PRNGKeyArray | None = None,
+    draws: int = 256,
+    tolerance: float = 0.1,
+    curvature_examples: int = 128,
+) -> NoiseReport:
+    """Measures the gradient noise of a problem at given parameters, before any training.
+
+    Draws stochastic gradients and sets them beside the gradient, array by array of the parameters. The traces of the
+    covariance and of its square are estimated without bias (the latter as the mean of $(Z_i^\\top Z_j)^2$ over $i \\ne j$), so
+    that the effective rank may exceed the number of draws.
+
+    The learning rates are $2\\epsilon / \\lambda$ with the tolerance $\\epsilon$ and the largest curvature $\\lambda$ (in
+    absolute value) of $P^{-1/2} H P^{-1/2}$: on a quadratic the SDE's stationary variance is then off by the factor
+    $1 - \\epsilon$ in the steepest direction, and other errors of first order are alike. $P$ is 1 for SGD,
+    $\\sqrt{\\pi/2}\\,\\sigma$ for SignSGD (Lemma 3.7, where noise dominates), the root of the mean squared gradient for
+    RMSprop and Adam. It is the reading of a linear theory at one point: a guide, not a guarantee.
+
+    **Arguments:**
+
+    - `problem`: a [`Problem`][], of mini-batches or any other noise.
+    - `params`: the parameters.
+    - `key`: for the draws.
+    - `draws`: how many stochastic gradients; all are held.
+    - `tolerance`: $\\epsilon$, between 0 and 1.
+    - `curvature_examples`: for a mean over data, over how many of the examples (evenly spaced) the Hessian is taken.
+
+    **Returns:** a [`NoiseReport`][], for `jaxsde.reporting.noise_table` and `.plot_noise`.
+
+    **Raises:** `ValueError` or `TypeError` for arguments that don't fit.
+
+    >>> import jaxsde as js
+    >>> report = noise_report(js.Problem(js.Quadratic([1.0, 4.0]), js.Gaussian(0.1)), jnp.ones(2))
+    >>> round(report.learning_rate["SGD"], 3)
+    0.05
+    """
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a jaxsde.Problem, got {problem!r}")
+    params = problem.validate(params)
+    draws = _checks.count("draws", draws, least=16)
+    _checks.number("tolerance", tolerance, low=0.0, high=1.0)
+    key = _random.stream_key(jax.random.key(0) if key is None else key)
+    gradient, drawn = _draw(problem, params, jax.random.split(key, draws))
+    variance = jax.tree.map(lambda g, z: jnp.mean((z - g) ** 2, axis=0), gradient, drawn)
+
+    names = [jax.tree_util.keystr(path).lstrip(".") or "params" for path, _ in jax.tree.leaves_with_path(gradient)]
+    grads, noises = ([np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(tree)] for tree in (gradient, drawn))
+    means = [g.ravel() for g in grads]
+    noises = [z.reshape(draws, -1) - g for g, z in zip(means, noises, strict=True)]
+    layers = [_layer(*three) for three in zip(names, means, noises, strict=True)]
+    mean, noise = np.concatenate(means), np.concatenate(noises, axis=1)
+    whole = _layer("all", mean, noise)
+    shares = np.geomspace(1, 1e-5, 200)
+    levels = np.quantile(_standardised(noise), 1 - shares)
+
+    curvature = _curvatures(problem, params, gradient, variance, curvature_examples)
+    return NoiseReport(
+        layers=layers,
+        whole=whole,
+        critical_ratio=1 / whole.signal_to_noise**2 if whole.gradient_norm else math.inf,
+        curvature=curvature,
+        learning_rate={name: 2 * tolerance / c if c else math.inf for name, c in curvature.items()},
+        tolerance=tolerance,
+        draws=draws,
+        tail_levels=levels,
+        tail_shares=shares,
+        gaussian_tail_index=_gaussian_tail_index(),
+    )
+
+
+@eqx.filter_jit
+def _draw(problem: Problem, params: PyTree, keys: Array) -> tuple[PyTree, PyTree]:
+    """The gradient, and a stochastic one for each key."""
+    return problem.gradient(params), jax.lax.map(lambda key: problem.stochastic_gradient(params, key), keys, batch_size=8)
+
+
+def _layer(name: str, gradient: np.ndarray, noise: np.ndarray) -> LayerNoise:
+    draws, size = noise.shape
+    square = np.mean(noise**2, axis=0)
+    active = square > 0
+    fourth = np.mean(noise[:, active] ** 4, axis=0) / square[active] ** 2
+    lengths = np.sum(noise**2, axis=1, dtype=float)
+    trace = float(np.mean(lengths))
+    # The sum of all (Z_i'Z_j)^2, from the smaller of the two matrices of products.
+    products = noise @ noise.T if draws < size else noise.T @ noise
+    pairs = np.sum(products**2, dtype=float) - np.sum(lengths**2)
+    trace_of_square = float(pairs) / (draws * (draws - 1))
+    return LayerNoise(
+        name=name,
+        size=size,
+        active=float(np.mean(active)),
+        gradient_norm=float(np.linalg.norm(gradient)),
+        noise_norm=math.sqrt(trace),
+        # A sample's fourth moment over its squared second one comes to 3 (n - 1) / (n + 1) for Gaussian noise.
+        kurtosis=float(np.mean(fourth)) - 3 * (draws - 1) / (draws + 1) if fourth.size else math.nan,
+        tail_index=_hill(_standardised(noise)),
+        effective_rank=trace**2 / trace_of_square if trace_of_square > 0 else math.nan,
+        sign_gap=_sign_gap(gradient[active], noise[:, active], square[active]),
+    )
+
+
+def _standardised(noise: np.ndarray) -> np.ndarray:
+    """The absolute values of the noise over their mean, coordinate by coordinate; a regular selection if there are many."""
+    # Every coordinate is seen as often: whole columns go.
+    noise = noise[:, :: max(1, math.ceil(noise.size / _MOST_NUMBERS))]
+    size = np.abs(noise)
+    scale = size.mean(axis=0)
+    kept = (size[:, scale > 0] / scale[scale > 0]).ravel()
+    return kept if kept.size else np.full(1, math.nan)
+
+
+def _hill(values: np.ndarray) -> float:
+    tail = math.ceil(_TAIL * values.size)
+    if tail >= values.size or not np.all(np.isfinite(values)):
+        return math.nan
+    largest = np.partition(values, values.size - tail - 1)[values.size - tail - 1 :]
+    excess = float(np.mean(np.log(largest[1:] / largest[0])))
+    return 1 / excess if excess > 0 else math.inf
+
+
+def _gaussian_tail_index() -> float:
+    """What Hill's estimate tends to for normal variables: one over the mean of log(|Z| / q) where |Z| > q."""
+    level = scipy.special.ndtri(1 - _TAIL / 2)
+    density = lambda z: 2 * scipy.stats.norm.pdf(z) / _TAIL * math.log(z / level)
+    return 1 / scipy.integrate.quad(density, level, level + 10)[0]
+
+
+def _sign_gap(gradient: np.ndarray, noise: np.ndarray, variance: np.ndarray) -> float:
+    if not gradient.size:
+        return math.nan
+    normal = scipy.special.erf(gradient / np.sqrt(2 * variance))
+    signs = np.sign(gradient + noise)
+    found = signs.mean(axis=0)
+    chance = (np.mean(signs**2, axis=0) - found**2) / (len(noise) - 1)
+    return math.sqrt(max(0.0, float(np.mean((found - normal) ** 2 - chance))))
+
+
+def _curvatures(problem: Problem, params: PyTree, gradient: PyTree, variance: PyTree, examples: int) -> dict[str, float]:
+    loss = problem.loss
+    if isinstance(loss, MeanLoss) and loss.count > _checks.count("curvature_examples", examples):
+        loss = loss.subset(examples)
+    ones = jax.tree.map(jnp.ones_like, params)
+    # Coordinates without noise and gradient don't move; a floor keeps them from counting as infinitely steep.
+    floor = 1e-6 * jnp.sqrt(jnp.mean(flat(variance) + flat(gradient) ** 2)) + jnp.finfo(jnp.float32).tiny
+    sign = jax.tree.map(lambda v: jnp.sqrt(jnp.pi / 2) * jnp.sqrt(v) + floor, variance)
+    adaptive = jax.tree.map(lambda v, g: jnp.sqrt(v + g * g) + floor, variance, gradient)
+    found = {}
+    for name, scale in (("SGD", ones), ("SignSGD", sign), ("RMSprop, Adam", adaptive)):
+        root = jax.tree.map(lambda p: 1 / jnp.sqrt(p), scale)
+        found[name] = _largest(loss, params, root)
+    return found
+
+
+def _largest(loss: Callable[[PyTree], Array], params: PyTree, root: PyTree) -> float:
+    """The largest absolute eigenvalue of R H R with the Hessian H and a diagonal R."""
+    vector, unravel = ravel_pytree(params)
+    scale = flat(root)
+    size = vector.size
+    if size <= _DENSE:
+        products = jax.vmap(lambda v: _product(loss, params, scale, unravel, v))(jnp.eye(size, dtype=vector.dtype))
+        return float(np.max(np.abs(np.linalg.eigvalsh(np.asarray(products, float)))))
+    product = eqx.filter_jit(_product)
+    linear: Any = scipy.sparse.linalg.LinearOperator
+    times = lambda v: np.asarray(product(loss, params, scale, unravel, jnp.asarray(v.ravel())))
+    start = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    iterate: Any = scipy.sparse.linalg.eigsh
+    operator = linear((size, size), times, dtype=np.float32)
+    values = iterate(operator, k=1, which="LM", tol=_ACCURACY, ncv=_BASIS, v0=start, return_eigenvectors=False)
+    return float(abs(values[0]))
+
+
+def _product(loss: Callable[[PyTree], Array], params: PyTree, scale: Array, unravel: Any, v: Array) -> Array:
+    along = unravel((scale * v).astype(scale.dtype))
+    return scale * flat(jax.jvp(jax.grad(loss), (params,), (along,))[1])

@@ -1,0 +1,79 @@
+"""A noise report as a table and as a picture."""
+
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from .._extras import require
+from ..estimation import LayerNoise, NoiseReport
+
+_HEADER = ("array", "size", "active", "gradient", "noise", "ratio", "kurtosis", "tail index", "eff. rank", "sign gap")
+
+
+def noise_table(report: NoiseReport) -> str:
+    """The report as a plain-text table, and below it what it says of batch size and learning rate.
+
+    >>> import jaxsde as js
+    >>> "learning rate" in noise_table(js.noise_report(js.Problem(js.Quadratic([1.0]), js.Gaussian(0.1)), jnp.ones(1)))
+    True
+    """
+    lines = [_HEADER, *(_cells(layer) for layer in (*report.layers, report.whole))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADER))]
+    text = []
+    for line in lines:
+        rest = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        text.append("  ".join([line[0].ljust(widths[0]), *rest]))
+    text.insert(1, "-" * len(text[0]))
+    text.insert(len(text) - 1, text[1])
+    text.append(
+        f"from {report.draws} draws; Gaussian noise has kurtosis 0 and reads {report.gaussian_tail_index:.2g} as tail index"
+    )
+    text.append(f"noise and gradient are as large at a batch {report.critical_ratio:.3g} times this one")
+    text.append(f"the SDE should hold within some {100 * report.tolerance:.3g} % up to the learning rate")
+    text += [f"  {name}: {rate:.3g} (curvature {report.curvature[name]:.3g})" for name, rate in report.learning_rate.items()]
+    return "\n".join(text)
+
+
+def _cells(layer: LayerNoise) -> tuple[str, ...]:
+    return (
+        layer.name, f"{layer.size:,}", f"{100 * layer.active:.0f} %", f"{layer.gradient_norm:.3g}", f"{layer.noise_norm:.3g}",
+        f"{layer.signal_to_noise:.3g}", f"{layer.kurtosis:.2g}", f"{layer.tail_index:.3g}", f"{layer.effective_rank:.3g}",
+        f"{layer.sign_gap:.2g}",
+    )  # fmt: skip
+
+
+def plot_noise(report: NoiseReport) -> Any:
+    """The norms of gradient and noise by array, kurtosis beside them, and the tail of the noise beside a Gaussian one.
+
+    **Returns:** a Matplotlib figure.
+    """
+    figure = require("matplotlib.figure", extra="plots", purpose="plotting").Figure
+    layers = report.layers
+    height = max(4.0, 1.6 + 0.22 * len(layers))
+    fig = figure(figsize=(13, height), layout="constrained")
+    norms, kurtosis, tail = fig.subplots(1, 3)
+    places = np.arange(len(layers))
+    names = [layer.name for layer in layers]
+    norms.plot([layer.gradient_norm for layer in layers], places, "o", color="C0", label="gradient")
+    norms.plot([layer.noise_norm for layer in layers], places, "s", color="C1", mfc="none", label="noise of a batch")
+    norms.set(xscale="log", title="Signal and noise", xlabel="norm")
+    norms.legend(fontsize=8)
+    kurtosis.plot([layer.kurtosis for layer in layers], places, "o", color="C2")
+    kurtosis.axvline(0, color="k", lw=1, ls=":", label="Gaussian")
+    kurtosis.set(title="Excess kurtosis of the noise", xlabel="mean over coordinates")
+    kurtosis.set_xscale("symlog", linthresh=1)
+    kurtosis.legend(fontsize=8)
+    for ax in (norms, kurtosis):
+        ax.set_yticks(places, names if ax is norms else [""] * len(names), fontsize=7)
+        ax.invert_yaxis()
+        ax.grid(alpha=0.3)
+    tail.loglog(report.tail_levels, report.tail_shares, color="C1", lw=2, label="noise, all active coordinates")
+    # A normal variable's mean absolute value is the root of 2 / pi.
+    gaussian = scipy.special.ndtri(1 - report.tail_shares[1:] / 2) / np.sqrt(2 / np.pi)
+    tail.loglog(gaussian, report.tail_shares[1:], "k:", label="Gaussian")
+    tail.set(title=f"Tail, index {report.whole.tail_index:.2g}", xlabel="|noise| / mean |noise|", ylabel="share above")
+    tail.set(xlim=(0.3, None), ylim=(report.tail_shares[-1], 1.2))
+    tail.grid(alpha=0.3)
+    tail.legend(fontsize=8)
+    return fig
