@@ -2,6 +2,7 @@
 
 from . import (
     data as data,
+    experiments as experiments,
     networks as networks,
     problems as problems,
     reporting as reporting,

@@ -1,0 +1,52 @@
+"""jaxsde reproduce."""
+
+import dataclasses
+import pathlib
+import time
+
+import tyro
+
+from .. import experiments, reporting
+from .._extras import require
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Tries a claim about optimizers and their SDEs: prints a table, writes a picture and the data."""
+
+    name: tyro.conf.Positional[str] = ""
+    """The experiment; --list shows them."""
+    list: bool = False
+    """List the experiments, and do nothing else."""
+    small: bool = False
+    """A small version, of less than a minute on two cores."""
+    out: pathlib.Path = pathlib.Path(".")
+    """The folder to write to."""
+
+
+def run_reproduce(arguments: Reproduce) -> None:
+    """Lists the experiments, or runs one."""
+    if arguments.list:
+        width = max(map(len, experiments.EXPERIMENTS))
+        for experiment in experiments.EXPERIMENTS.values():
+            print(f"{experiment.name:{width}}  {experiment.claim} (about {experiment.minutes:g} min)")
+        return
+    if arguments.name not in experiments.EXPERIMENTS:
+        known = ", ".join(experiments.EXPERIMENTS)
+        raise ValueError(f"no experiment {arguments.name!r}: there are {known}; --list says what they are")
+    # What is missing should show before the work is done, not after.
+    require("matplotlib", extra="plots", purpose="the picture")
+    for package in ("xarray", "h5netcdf", "h5py"):
+        require(package, extra="files", purpose="the file of numbers")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    minutes = experiments.EXPERIMENTS[arguments.name].minutes
+    expected = "under a minute" if arguments.small else f"about {minutes:g} minutes"
+    print(f"{arguments.name}: {experiments.EXPERIMENTS[arguments.name].claim}; {expected} on two cores", flush=True)
+    start = time.monotonic()
+    shown = lambda line: print(f"[{time.monotonic() - start:5.0f} s] {line}", flush=True)
+    study = experiments.reproduce(arguments.name, small=arguments.small, report=shown)
+    print(reporting.study_table(study))
+    path = arguments.out / f"jaxsde-{arguments.name}"
+    reporting.plot_study(study).savefig(f"{path}.png", dpi=110)
+    reporting.save_study(study, f"{path}.nc")
+    print(f"wrote {path}.png and {path}.nc")

@@ -1,0 +1,133 @@
+"""Do the SDEs track training? Networks on real data with noise added to the full gradient."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import data, networks
+from .._tree import flat
+from ..optimizers import Adam, AdamW, RMSprop, RMSpropW, SignSGD
+from ..problems import Gaussian, MeanLoss, MiniBatch, Problem
+from ..simulation import Ensemble, simulate
+from ._experiment import Scale, Study
+from ._panels import Panel, curve
+
+_MODELS = {"compagnoni": "paper", "malladi": "malladi", "ode": "ode"}
+
+
+class _Training(NamedTuple):
+    """A network and its data."""
+
+    build: Callable[[Any], Any]
+    examples: data.Split
+
+
+def networks_study(scale: Scale) -> Study:
+    """Optimizers against their SDEs on four architectures."""
+    seeds, steps, every = scale.pick((16, 30, 6), (16, 60, 6))
+    header = (
+        "network",
+        "optimizer",
+        "model",
+        "substeps",
+        "gap / spread",
+        "by chance",
+        "gap / decrease %",
+        "spread / optimizer's",
+        "closest",
+    )
+    rows: list[tuple[str | float, ...]] = []
+    panels = []
+    wins = dict.fromkeys(_MODELS.values(), 0)
+    ties = 0
+    for place, (name, training) in enumerate(_trainings(scale).items()):
+        x0 = training.build(scale.key(place))
+        loss = MeanLoss(networks.cross_entropy, training.examples)
+        # As strong as that of batches of 32 at the start, evenly over the coordinates.
+        problem = Problem(loss, Gaussian(jnp.sqrt(jnp.mean(flat(MiniBatch(loss, 32).variance(x0))))))
+        for number, opt in enumerate(_optimizers(scale)):
+            key = scale.key(1000 + 100 * place + number)
+            observe = {"loss": problem.loss}
+            run = functools.partial(simulate, x0=x0, steps=steps, every=every, observe=observe, progress=False)
+            chain = run(opt.chain(problem), seeds=seeds, key=jax.random.fold_in(key, 0))
+            found = {}
+            curves = [curve("optimizer", chain, color="k")]
+            for model, label in _MODELS.items():
+                if model == "malladi" and isinstance(opt, SignSGD):
+                    continue  # it has none
+                # An ODE that starts at one point is the same for every seed, but for the optimizer's first steps.
+                lone = model == "ode" and opt.sde(problem).start_steps == 0
+                for substeps in scale.pick((1,), (1, 4)):
+                    sde = run(
+                        opt.sde(problem, model=model), seeds=1 if lone else seeds, substeps=substeps,
+                        key=jax.random.fold_in(key, 1 + substeps),
+                    )  # fmt: skip
+                    found[label, substeps] = _gap(chain, sde)
+                curves.append(curve(label, sde, style={"paper": "--", "malladi": "-.", "ode": ":"}[label]))
+            finest = {label: gap for (label, substeps), gap in found.items() if substeps == scale.pick(1, 4)}
+            closest = min(finest, key=lambda label: finest[label].to_spread)
+            others = [gap.to_spread for label, gap in finest.items() if label != closest]
+            # Where the next one is no further off than chance allows, none is the closest.
+            clear = min(others) - finest[closest].to_spread > 2 * finest[closest].chance
+            wins[closest] += clear
+            ties += not clear
+            for (label, substeps), gap in found.items():
+                said = ("yes" if clear else "not clearly") if label == closest else ""
+                numbers = gap.to_spread, gap.chance, 100 * gap.to_decrease, gap.spread_ratio
+                rows.append((name, type(opt).__name__, label, float(substeps), *numbers, said))
+            best = ", ".join(f"{label} {gap.to_spread:.3g}" for label, gap in finest.items())
+            scale.report(f"{name}, {type(opt).__name__}: gap over spread: {best} (chance {finest[closest].chance:.2g})")
+            panels.append(Panel(f"{name}, {type(opt).__name__}", "time", "training loss", curves))
+    counted = ", ".join(f"{label} {count}" for label, count in wins.items())
+    notes = [
+        "gap: the mean over time of the difference between the mean losses of optimizer and model; over the optimizer's "
+        "standard deviation over seeds (spread), and over the decrease of its loss; by chance, what two equal laws would show",
+        f"clearly closest (by more than twice what chance does, at the most substeps): {counted}; not clear {ties}",
+    ]
+    return Study("Networks: optimizers against their SDEs", header, rows, panels, notes)
+
+
+def _optimizers(scale: Scale) -> list[Any]:
+    """With averages over some 10 steps, so that a run of 60 is long beside them."""
+    rate = 1e-3
+    both = [SignSGD(rate), AdamW(rate, b1=0.9, b2=0.99, weight_decay=0.1)]
+    more = [RMSprop(rate, 0.99), RMSpropW(rate, 0.99, weight_decay=0.1), Adam(rate, b1=0.9, b2=0.99)]
+    return scale.pick(both, [both[0], *more, both[1]])
+
+
+def _trainings(scale: Scale) -> dict[str, _Training]:
+    table, digits = data.load("breast_cancer"), data.load("digits")
+    few = digits.first(scale.pick(32, 64))
+    shape = digits.shape
+    perceptron = lambda key: networks.MLP(30, 2, key=key)
+    if scale.small:
+        shallow = lambda key: networks.MLP(30, 2, layers=4, key=key)
+        narrow = lambda key: networks.CNN(shape, 10, channels=8, dense=16, key=key)
+        return {"MLP": _Training(shallow, table.first(128).train), "CNN": _Training(narrow, few.train)}
+    return {
+        "MLP": _Training(perceptron, table.train),
+        "CNN": _Training(lambda key: networks.CNN(shape, 10, key=key), few.train),
+        "ResNet": _Training(lambda key: networks.ResNet(shape, 10, key=key), few.train),
+        "Transformer": _Training(lambda key: networks.VisionTransformer(shape, 10, key=key), few.train),
+    }
+
+
+class _Gap(NamedTuple):
+    to_spread: float
+    chance: float
+    to_decrease: float
+    spread_ratio: float
+
+
+def _gap(chain: Ensemble, model: Ensemble) -> _Gap:
+    """Of the mean losses, after the start."""
+    ours, theirs = (np.asarray(run["loss"].mean, float) for run in (chain, model))
+    spread, other = (float(np.mean(np.sqrt(np.asarray(run["loss"].variance, float)[1:]))) for run in (chain, model))
+    gap = float(np.mean(np.abs(theirs - ours)[1:]))
+    # The mean absolute difference of two means with this standard deviation.
+    chance = np.sqrt(2 / np.pi) * np.sqrt(1 / chain.seeds + (1 / model.seeds if model.seeds > 1 else 0))
+    return _Gap(gap / spread, float(chance), gap / float(ours[0] - ours.min()), other / spread if model.seeds > 1 else 0.0)
