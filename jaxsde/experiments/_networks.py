@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import data, networks
 from .._tree import flat
 from ..optimizers import Adam, AdamW, RMSprop, RMSpropW, SignSGD
 from ..problems import Gaussian, MeanLoss, MiniBatch, Problem
-from ..simulation import Ensemble, simulate
+from ..simulation import simulate
 from ._experiment import Scale, Study
+from ._gap import gap_between
 from ._panels import Panel, curve
 
 _MODELS = {"compagnoni": "paper", "malladi": "malladi", "ode": "ode"}
@@ -29,17 +29,8 @@ class _Training(NamedTuple):
 def networks_study(scale: Scale) -> Study:
     """Optimizers against their SDEs on four architectures."""
     seeds, steps, every = scale.pick((16, 30, 6), (16, 60, 6))
-    header = (
-        "network",
-        "optimizer",
-        "model",
-        "substeps",
-        "gap / spread",
-        "by chance",
-        "gap / decrease %",
-        "spread / optimizer's",
-        "closest",
-    )
+    columns = "network optimizer model substeps gap/spread chance gap/decrease spread/optimizer's closest"
+    header = tuple(columns.split())
     rows: list[tuple[str | float, ...]] = []
     panels = []
     wins = dict.fromkeys(_MODELS.values(), 0)
@@ -66,7 +57,7 @@ def networks_study(scale: Scale) -> Study:
                         opt.sde(problem, model=model), seeds=1 if lone else seeds, substeps=substeps,
                         key=jax.random.fold_in(key, 1 + substeps),
                     )  # fmt: skip
-                    found[label, substeps] = _gap(chain, sde)
+                    found[label, substeps] = gap_between(chain, sde)
                 curves.append(curve(label, sde, style={"paper": "--", "malladi": "-.", "ode": ":"}[label]))
             finest = {label: gap for (label, substeps), gap in found.items() if substeps == scale.pick(1, 4)}
             closest = min(finest, key=lambda label: finest[label].to_spread)
@@ -77,7 +68,7 @@ def networks_study(scale: Scale) -> Study:
             ties += not clear
             for (label, substeps), gap in found.items():
                 said = ("yes" if clear else "not clearly") if label == closest else ""
-                numbers = gap.to_spread, gap.chance, 100 * gap.to_decrease, gap.spread_ratio
+                numbers = gap.to_spread, gap.chance, gap.to_decrease, gap.spread_ratio
                 rows.append((name, type(opt).__name__, label, float(substeps), *numbers, said))
             best = ", ".join(f"{label} {gap.to_spread:.3g}" for label, gap in finest.items())
             scale.report(f"{name}, {type(opt).__name__}: gap over spread: {best} (chance {finest[closest].chance:.2g})")
@@ -114,20 +105,3 @@ def _trainings(scale: Scale) -> dict[str, _Training]:
         "ResNet": _Training(lambda key: networks.ResNet(shape, 10, key=key), few.train),
         "Transformer": _Training(lambda key: networks.VisionTransformer(shape, 10, key=key), few.train),
     }
-
-
-class _Gap(NamedTuple):
-    to_spread: float
-    chance: float
-    to_decrease: float
-    spread_ratio: float
-
-
-def _gap(chain: Ensemble, model: Ensemble) -> _Gap:
-    """Of the mean losses, after the start."""
-    ours, theirs = (np.asarray(run["loss"].mean, float) for run in (chain, model))
-    spread, other = (float(np.mean(np.sqrt(np.asarray(run["loss"].variance, float)[1:]))) for run in (chain, model))
-    gap = float(np.mean(np.abs(theirs - ours)[1:]))
-    # The mean absolute difference of two means with this standard deviation.
-    chance = np.sqrt(2 / np.pi) * np.sqrt(1 / chain.seeds + (1 / model.seeds if model.seeds > 1 else 0))
-    return _Gap(gap / spread, float(chance), gap / float(ours[0] - ours.min()), other / spread if model.seeds > 1 else 0.0)

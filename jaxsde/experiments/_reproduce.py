@@ -5,12 +5,23 @@ from typing import Any
 
 from .. import _checks
 from ._experiment import Experiment, Scale, Study
+from ._minibatches import covariance_study, minibatch_study, scaling_study, svag_study
 from ._networks import networks_study
+from ._quadratics import decay_study, phases_study, schedules_study, stationary_study, tails_study
 
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
+        Experiment("phases", "SignSGD passes three phases, and bounds hold in them (Lemmas 3.4, 3.5)", 1, phases_study),
+        Experiment("stationary", "optimizers settle where their SDEs and the closed forms say", 3, stationary_study),
+        Experiment("tails", "without variance SGD has no law to settle in, SignSGD has (Theorem 3.2)", 1, tails_study),
+        Experiment("schedules", "which schedules converge, and how fast", 1, schedules_study),
+        Experiment("decay", "AdamW bears any noise, coupled decay does not (Lemma 3.13)", 2, decay_study),
         Experiment("networks", "the SDEs track training on an MLP, a CNN, a ResNet and a Transformer", 45, networks_study),
+        Experiment("covariance", "a batch gradient has the covariance that the SDEs use", 1, covariance_study),
+        Experiment("minibatch", "SDEs track training on real mini-batches, of 8, 32 and 128", 5, minibatch_study),
+        Experiment("svag", "SVAG tends to the SDE", 5, svag_study),
+        Experiment("scaling", "AdamW's square-root rule from batch 16 to 256", 2, scaling_study),
     )
 }
 

@@ -65,8 +65,8 @@ def _draw(panel: Panel, ax: Any) -> None:
     ax.title.set_fontsize(10)
     shown = np.concatenate([np.ravel(low) for low in lows])
     shown = shown[np.isfinite(shown) & (shown > 0)]
-    if panel.yscale == "log" and shown.size:
-        ax.set_ylim(bottom=shown.min() / 1.3)
+    if panel.yscale == "log" and shown.size and shown.max() > 10 * shown.min():
+        ax.set_ylim(bottom=shown.min() / 1.3)  # bands that reach down to zero would take all the room
     ax.grid(alpha=0.3)
     ax.legend(fontsize=7)
 

@@ -1,0 +1,218 @@
+"""Claims about real mini-batches: their covariance, optimizers against SDEs, SVAG, and scaling with the batch size."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import data, networks, theory
+from .._tree import flat
+from ..estimation import noise_report
+from ..optimizers import SGD, AdamW, RMSprop, SignSGD, svag
+from ..problems import Gaussian, Problem
+from ..simulation import Ensemble, Samples, simulate
+from ._experiment import Scale, Study
+from ._gap import gap_between
+from ._panels import Curve, Panel, curve
+
+
+def covariance_study(scale: Scale) -> Study:
+    """Drawn gradients against the covariance that the SDEs use."""
+    draws = scale.pick(20_000, 100_000)
+    header = ("problem", "batch", "entries", "rms z", "largest |z|", "expected largest", "correlation")
+    rows: list[tuple[str | float, ...]] = []
+    curves = []
+    features = jax.random.normal(scale.key(0), (2000, 5)) @ jnp.diag(jnp.array([1.0, 0.5, 2.0, 1.0, 0.1]))
+    targets = features @ jnp.ones(5) + 0.5 * jax.random.normal(scale.key(1), (2000,))
+    digits = data.load("digits").train
+    network = networks.CNN((1, 8, 8), 10, channels=1, dense=5, key=scale.key(2))
+    settings = {
+        "linear regression": (_half_square, (features, targets), jnp.zeros(5)),
+        f"CNN of {networks.count(network)} on digits": (networks.cross_entropy, digits, network),
+    }
+    for i, (name, (loss, examples, params)) in enumerate(settings.items()):
+        for batch_size in (8, 128):
+            problem = Problem.from_data(loss, examples, batch_size=batch_size)
+            keys = jax.random.split(scale.key(10 + 2 * i + (batch_size > 8)), draws)
+            draw = jax.jit(lambda keys, p=problem, x=params: jax.lax.map(lambda k: _noise(p, x, k), keys, batch_size=64))
+            noise = np.asarray(draw(keys), float)
+            claimed = np.asarray(problem.noise.covariance(params), float)
+            found = noise.T @ noise / draws
+            square = noise**2
+            stderr = np.sqrt(np.maximum(square.T @ square / draws - found**2, 0) / draws)
+            entries = np.triu_indices(len(found))
+            seen = stderr[entries] > 0
+            z = ((found - claimed)[entries] / np.where(seen, stderr[entries], 1))[seen]
+            # The largest of so many normal numbers; here they are correlated and of heavier tails.
+            largest = float(np.sqrt(2 * np.log(2 * z.size)))
+            fit = float(np.corrcoef(found[entries], claimed[entries])[0, 1])
+            rows.append((name, float(batch_size), float(z.size), float(np.sqrt(np.mean(z**2))), np.abs(z).max(), largest, fit))
+            scale.report(f"{name}, batch {batch_size}: largest |z| {np.abs(z).max():.2g} of {z.size} entries")
+            if batch_size == 8:
+                order = np.argsort(np.diag(claimed))
+                place = np.arange(len(order)) / len(order)
+                curves.append(Curve(f"{name}: claimed", place, np.diag(claimed)[order], color=f"C{i}"))
+                curves.append(Curve(f"{name}: drawn", place, np.diag(found)[order], 5 * np.diag(stderr)[order], color=f"C{i}"))
+    panel = Panel("Variances at batch 8, sorted", "share of the coordinates", "variance, ± 5 s.e.", curves, bars=True)
+    notes = ["z: an entry's deviation over its standard error, which is estimated from the same draws"]
+    return Study("The covariance of a mini-batch gradient", header, rows, [panel], notes)
+
+
+def _noise(problem: Problem, params: Any, key: Any) -> Any:
+    return flat(problem.stochastic_gradient(params, key)) - flat(problem.gradient(params))
+
+
+def _half_square(w: Any, example: Any) -> Any:
+    features, target = example
+    return 0.5 * (features @ w - target) ** 2
+
+
+def minibatch_study(scale: Scale) -> Study:
+    """Optimizers on mini-batches of digits, against SDEs with their covariance, and against injected noise."""
+    seeds, steps, every = scale.pick((16, 40, 10), (64, 200, 10))
+    examples = data.load("digits").first(scale.pick(128, 512)).train
+    x0 = networks.CNN((1, 8, 8), 10, channels=4, dense=16, key=scale.key(0))
+    columns = "optimizer batch against gap/spread chance gap/decrease spread/optimizer's"
+    rows: list[tuple[str | float, ...]] = []
+    panels = []
+    sgd, sign, adam = SGD(0.02), SignSGD(1e-3), AdamW(1e-3, b1=0.9, b2=0.99, weight_decay=0.1)
+    for i, opt in enumerate(scale.pick((sgd,), (sgd, sign, adam))):
+        for j, batch_size in enumerate((8, 32, 128)):
+            problem = Problem.from_data(networks.cross_entropy, examples, batch_size=batch_size)
+            run: dict[str, Any] = dict(steps=steps, every=every, seeds=seeds, observe={"loss": problem.loss}, progress=False)
+            key = scale.key(100 + 10 * i + j)
+            chain = simulate(opt.chain(problem), x0, key=jax.random.fold_in(key, 0), **run)
+            # Of the same variances, but those at the start, and of Gaussian law.
+            injected = Problem(problem.loss, Gaussian(jax.tree.map(jnp.sqrt, problem.noise.variance(x0))))
+            others = {"SDE": (opt.sde(problem), dict(substeps=2)), "injected noise": (opt.chain(injected), {})}
+            if isinstance(opt, AdamW):
+                others["malladi"] = (opt.sde(problem, model="malladi"), dict(substeps=2))
+            curves = [curve("optimizer", chain, color="k")]
+            for number, (label, (process, more)) in enumerate(others.items()):
+                other = simulate(process, x0, key=jax.random.fold_in(key, 1 + number), **more, **run)
+                gap = gap_between(chain, other)
+                rows.append((type(opt).__name__, float(batch_size), label, *gap))
+                curves.append(curve(label, other, style=("--", ":", "-.")[number]))
+                scale.report(f"{type(opt).__name__}, batch {batch_size}, {label}: gap over spread {gap.to_spread:.3g}")
+            panels.append(Panel(f"{type(opt).__name__}, batch {batch_size}", "time", "training loss", curves))
+    notes = [
+        "gap: the mean over time of the difference between mean losses; over the optimizer's standard deviation over seeds "
+        "(spread), and over the decrease of its loss; chance: what two equal laws would show",
+        "SDE: with the covariance of the batch gradient at the current point; injected noise: the optimizer itself with "
+        "Gaussian noise of the variances at the start, which fall as the loss does",
+    ]
+    return Study("Mini-batches of digits", tuple(columns.split()), rows, panels, notes)
+
+
+def svag_study(scale: Scale) -> Study:
+    """SVAG tends to the SDE, knowing no covariance."""
+    seeds, steps = scale.pick((200, 20), (1000, 40))
+    examples = data.load("digits").first(scale.pick(64, 256)).train
+    problem = Problem.from_data(networks.cross_entropy, examples, batch_size=8)
+    x0 = networks.MLP(64, 10, layers=1, key=scale.key(0))
+    header = ("optimizer", "process", "mean loss", "s.e.", "std", "mean off %", "std off %")
+    rows: list[tuple[str | float, ...]] = []
+    panels = []
+    rms = RMSprop(0.02, decay=0.9, initial_scale=float(jnp.mean(flat(problem.noise.variance(x0)))))
+    settings = [(SGD(0.3), "compagnoni", (1, 4, 16)), (rms, "malladi", scale.pick((1, 4), (1, 4, 16)))]
+    for i, (opt, model, ells) in enumerate(settings):
+        name = type(opt).__name__
+        run: dict[str, Any] = dict(seeds=seeds, observe={"loss": problem.loss}, progress=False)
+        sde = simulate(
+            opt.sde(problem, model=model), x0, steps=steps, every=steps // 10, substeps=16, key=scale.key(100 + i), **run
+        )
+        loss, spread = _last(sde)
+        rows.append((name, f"SDE ({model})", *_with_error(sde), spread, 0.0, 0.0))
+        curves = [curve(f"SDE ({model})", sde, color="k", style="--")]
+        for ell in ells:
+            small = ell if isinstance(opt, SGD) else ell**2
+            key = scale.key(110 + 20 * i + ell)
+            chain = simulate(svag(opt, problem, ell), x0, steps=steps * small, every=steps * small // 10, key=key, **run)
+            mean, std = _last(chain)
+            off = 100 * (mean / loss - 1), 100 * (std / spread - 1)
+            rows.append((name, f"SVAG, l = {ell}", *_with_error(chain), std, *off))
+            curves.append(curve(f"SVAG, l = {ell}", chain))
+            scale.report(f"{name}, l = {ell}: mean loss off by {off[0]:.2g} %")
+        panels.append(Panel(name, "time", "training loss", curves))
+    notes = [
+        "l = 1 is the optimizer itself; at the end of the run. Adaptive SVAG tends to the SDE without the gradient in V, "
+        "because its noise outgrows the gradient",
+        f"the SDE is solved with 16 substeps; a standard deviation's relative error is {100 / np.sqrt(2 * seeds):.2g} %",
+    ]
+    return Study("SVAG on digits, softmax regression, batch 8", header, rows, panels, notes)
+
+
+def _last(run: Ensemble) -> tuple[float, float]:
+    return float(run["loss"].mean[-1]), float(run["loss"].variance[-1]) ** 0.5
+
+
+def _with_error(run: Ensemble) -> tuple[float, float]:
+    return float(run["loss"].mean[-1]), float(run["loss"].stderr[-1])
+
+
+def scaling_study(scale: Scale) -> Study:
+    """The square-root rule from batch 16 to 256 with AdamW, where noise dominates and where it does not."""
+    seeds, steps, ratio = scale.pick(16, 64), scale.pick(1600, 6400), 16
+    digits = data.load("digits").train
+    random = np.random.default_rng(0)
+    count = len(digits.labels)
+    noisy = np.where(random.random(count) < 0.8, random.integers(0, 10, count), digits.labels).astype(np.int32)
+    fresh = networks.MLP(64, 10, layers=1, key=scale.key(0))
+    unclear, clear = (digits.features, noisy), digits
+    start = _trained(scale, unclear, fresh)
+    settings = {
+        "noise dominates": (unclear, start, AdamW(scale.pick(1e-4, 3e-5), b1=0.995, b2=0.9995, weight_decay=1.0)),
+        "signal dominates": (clear, fresh, AdamW(2e-4, b1=0.995, b2=0.9995, weight_decay=1.0)),
+    }
+    header = ("setting", "signal/noise at 256", "batch 256 with", "mean |z|", "last z", "final loss", "at batch 16", "s.e.")
+    rows: list[tuple[str | float, ...]] = []
+    panels = []
+    for i, (name, (examples, x0, base)) in enumerate(settings.items()):
+        small, large = (Problem.from_data(networks.cross_entropy, examples, batch_size=size) for size in (16, 16 * ratio))
+        signal = noise_report(large, x0, draws=64, key=scale.key(20)).whole.signal_to_noise
+        run: dict[str, Any] = dict(seeds=seeds, observe={"loss": small.loss}, progress=False)
+        chain = simulate(base.chain(small), x0, steps=steps, every=steps // 20, key=scale.key(30 + i), **run)
+        shown = [curve("batch 16", chain, color="k")]
+        rule = theory.scaled(base, ratio)
+        kept = {
+            "the rule": rule,
+            "decay unscaled": eqx.tree_at(lambda o: o.weight_decay, rule, base.weight_decay),
+            "betas unscaled": eqx.tree_at(lambda o: (o.b1, o.b2), rule, (base.b1, base.b2)),
+        }
+        fewer = steps // ratio
+        for j, (label, opt) in enumerate(kept.items()):
+            other = simulate(opt.chain(large), x0, steps=fewer, every=fewer // 20, key=scale.key(40 + 10 * i + j), **run)
+            z = _scores(chain, other)
+            (final, error), reference = _with_error(other), float(chain["loss"].mean[-1])
+            rows.append((name, signal, label, float(np.mean(np.abs(z))), float(z[-1]), final, reference, error))
+            # The clock of the batch of 16: examples seen, over 16, times its rate.
+            curved = curve(f"batch 256, {label}", other, style="--" if j == 0 else ":")
+            shown.append(curved._replace(x=np.asarray(chain.ts, float)))
+            scale.report(f"{name}, {label}: mean |z| {np.mean(np.abs(z)):.3g}")
+        panels.append(
+            Panel(f"{name} (signal / noise {signal:.2g} at 256)", "time of batch 16", "training loss", shown, yscale="linear")
+        )
+    notes = [
+        "z: difference of mean losses over its standard error, at 20 times of as many examples seen",
+        "noise dominates: softmax regression on digits of which four fifths have a label drawn at random, from where training "
+        "without decay has settled; signal dominates: true labels, from a random start, where the rule has no reason to hold",
+    ]
+    return Study("AdamW from batch 16 to 256: the square-root rule", header, rows, panels, notes)
+
+
+def _trained(scale: Scale, examples: Any, network: Any) -> Any:
+    """The network after 3,000 steps of Adam, on large batches."""
+    problem = Problem.from_data(networks.cross_entropy, examples, batch_size=256)
+    opt = AdamW(1e-3, b1=0.9, b2=0.999, weight_decay=0.0)
+    observe = {"x": lambda x: x}
+    run = simulate(
+        opt.chain(problem), network, steps=3000, seeds=1, key=scale.key(1), reduce=Samples(), observe=observe, progress=False
+    )
+    return jax.tree.map(lambda leaf: leaf[-1, 0], run["x"].values)
+
+
+def _scores(one: Ensemble, other: Ensemble) -> np.ndarray:
+    a, b = one["loss"], other["loss"]
+    return np.asarray((b.mean - a.mean) / jnp.sqrt(a.stderr**2 + b.stderr**2), float)[1:]

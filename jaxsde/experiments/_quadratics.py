@@ -1,0 +1,189 @@
+"""Claims about quadratics: SignSGD's phases, stationary laws, heavy tails, schedules, weight decay in noise."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .. import theory, verification
+from ..estimation import stationary
+from ..optimizers import SGD, Adam, AdamW, RMSprop, RMSpropW, SignSGD
+from ..problems import Gaussian, Problem, Quadratic, StudentT
+from ..simulation import Samples, simulate
+from ._experiment import Scale, Study
+from ._panels import Curve, Panel, curve
+
+_HESSIAN = (1.0, 2.0)
+
+
+def phases_study(scale: Scale) -> Study:
+    """SignSGD's three phases (Lemmas 3.4 and 3.5)."""
+    rate, steps = 1e-3, 6000
+    opt, x0 = SignSGD(rate), jnp.array([2.0, 2.0])
+    header = ("sigma", "phase 1 ends", "x[0] leaves it at", "gap / decrease", "final loss", "stderr", "SDE", "bound")
+    rows: list[tuple[str | float, ...]] = []
+    panels = []
+    for i, sigma in enumerate((0.1, 0.5, 2.0)):
+        problem = Problem(Quadratic(_HESSIAN), Gaussian(sigma))
+        run: dict[str, Any] = dict(steps=steps, every=60, seeds=scale.pick(500, 5000), progress=False)
+        chain = simulate(opt.chain(problem), x0, key=scale.key(2 * i), **run)
+        sde = simulate(opt.sde(problem), x0, key=scale.key(2 * i + 1), **run)
+        ts = np.asarray(chain.ts, float)
+        bound = theory.loss_bound(opt, problem, x0, ts)
+        first = np.asarray(theory.loss_bound(opt, problem, x0, ts, phase=1).loss, float)
+        # Where the mean of the steepest coordinate leaves the phase |Y| > 3/2, in which signal dominates.
+        inside = np.abs(np.asarray(chain["x"].mean, float)[:, 0]) * _HESSIAN[0] / (np.sqrt(2) * sigma) > 1.5
+        left = ts[np.argmin(inside)] if not inside.all() else np.nan
+        ours, theirs = (np.asarray(r["loss"].mean, float) for r in (chain, sde))
+        gap = np.mean(np.abs(ours - theirs)) / (ours[0] - ours.min())
+        end = float(theory.phase_1_time(problem, x0))
+        error = float(np.asarray(chain["loss"].stderr)[-1])
+        rows.append((sigma, end, float(left), gap, ours[-1], error, theirs[-1], float(bound.loss[-1])))
+        scale.report(f"sigma {sigma:g}: loss {ours[-1]:.3g}, SDE {theirs[-1]:.3g}")
+        curves = [curve("optimizer", chain), curve("SDE", sde, style="--")]
+        curves += [
+            Curve("bound", ts, np.asarray(bound.loss, float), style=":", color="k"),
+            Curve("bound of Phase 1, without noise", ts, np.where(first > 0, first, np.nan), style=":", color="0.5"),
+        ]
+        panels.append(Panel(f"$\\sigma$ = {sigma:g}", "time", "loss", curves))
+    notes = [
+        "phase 1 ends: by when the loss without noise is at its minimum at the latest, sqrt(2 S_0 / mu); where the mean of "
+        "x[0] leaves |Y| > 3/2 is measured",
+        "bound: of the final loss, for the SDE; the larger the noise, the sooner the decay is exponential, at a rate ~ 1/sigma",
+    ]
+    return Study("SignSGD's three phases", header, rows, panels, notes)
+
+
+def stationary_study(scale: Scale) -> Study:
+    """Stationary laws of all optimizers: simulated optimizer, simulated SDE, closed form."""
+    rate, sigma = 0.01, 2.0
+    problem = Problem(Quadratic(_HESSIAN), Gaussian(sigma))
+    decay: dict[str, Any] = dict(weight_decay=0.5)
+    averaged: dict[str, Any] = dict(decay=0.99, initial_scale=sigma**2)
+    everyone = [
+        SGD(rate), SignSGD(rate), RMSprop(rate, **averaged), RMSpropW(rate, **averaged, **decay), Adam(rate, 0.9, 0.99),
+        AdamW(rate, 0.9, 0.99, **decay),
+    ]  # fmt: skip
+    chosen = scale.pick([everyone[1], everyone[3], everyone[5]], everyone)
+    seeds = scale.pick(500, 4000)
+    header = ("optimizer", "coordinate", "optimizer's variance", "s.e.", "SDE", "s.e.", "theory", "SDE off %", "theory off %")
+    rows: list[tuple[str | float, ...]] = []
+    found: list[np.ndarray] = []
+    for i, opt in enumerate(chosen):
+        x0 = jnp.zeros(2)
+        chain = stationary(opt.chain(problem), x0, key=scale.key(50 + 2 * i), seeds=seeds, progress=False)
+        sde = stationary(opt.sde(problem), x0, key=scale.key(51 + 2 * i), seeds=seeds, substeps=4, progress=False)
+        form = np.diag(np.asarray(theory.stationary(opt, problem).covariance, float))
+        ours, theirs = (np.diag(law.covariance) for law in (chain, sde))
+        errors = [np.diag(law.stderr.covariance) for law in (chain, sde)]
+        name = type(opt).__name__
+        for j in range(2):
+            off = 100 * (theirs[j] / ours[j] - 1), 100 * (form[j] / ours[j] - 1)
+            rows.append((name, f"x[{j}]", ours[j], errors[0][j], theirs[j], errors[1][j], form[j], *off))
+        found.append(np.stack([ours, theirs, form]) / form)
+        scale.report(f"{name}: SDE off by {100 * np.max(np.abs(theirs / ours - 1)):.2g} %")
+    ratios = np.array(found)  # (optimizers, ways, coordinates)
+    places = np.arange(len(chosen), dtype=float)
+    curves = [
+        Curve(f"{way}, x[{j}]", places + 0.1 * (2 * k + j), ratios[:, k, j], np.zeros(len(chosen)))
+        for k, way in enumerate(("optimizer", "SDE"))
+        for j in range(2)
+    ]
+    names = ", ".join(f"{k} {type(opt).__name__}" for k, opt in enumerate(chosen))
+    panel = Panel("Stationary variances over the closed form", names, "ratio", curves, yscale="linear", bars=True)
+    notes = ["the SDE is that of its solver with 4 substeps; the closed forms of adaptive methods take noise to dominate"]
+    return Study(f"Stationary laws on a quadratic, sigma = {sigma:g}", header, rows, [panel], notes)
+
+
+def tails_study(scale: Scale) -> Study:
+    """SGD diverges under noise without variance, SignSGD converges and has an SDE (Theorem 3.2)."""
+    rate, steps = 0.01, scale.pick(1000, 4000)
+    header = ("nu", "optimizer", "median loss", "mean loss", "largest", "SDE's mean", "closed form")
+    rows: list[tuple[str | float, ...]] = []
+    panels = []
+    for i, nu in enumerate((1.0, 2.0)):
+        problem = Problem(Quadratic(_HESSIAN), StudentT(nu, 1.0))
+        curves = []
+        for j, opt in enumerate((SGD(rate), SignSGD(rate), Adam(rate, 0.9, 0.999))):
+            run: dict[str, Any] = dict(steps=steps, every=steps // 50, seeds=scale.pick(200, 2000), progress=False)
+            run["observe"] = {"loss": problem.loss}
+            name = type(opt).__name__
+            samples = simulate(opt.chain(problem), jnp.ones(2), key=scale.key(100 + 10 * i + j), reduce=Samples(), **run)
+            loss = np.asarray(samples["loss"].values, float)
+            sde, form = "none", "none"
+            if isinstance(opt, SignSGD):
+                continuous = simulate(opt.sde(problem), jnp.ones(2), key=scale.key(150 + i), **run)
+                sde = f"{float(continuous['loss'].mean[-1]):.3g}"
+                form = f"{float(theory.stationary(opt, problem).loss):.3g}"
+                curves.append(curve("SignSGD's SDE, mean", continuous, style="--", color="k"))
+            ts = np.asarray(samples.ts, float)
+            curves += [
+                Curve(f"{name}, mean", ts, loss.mean(axis=1), color=f"C{j}"),
+                Curve(f"{name}, median", ts, np.median(loss, axis=1), style=":", color=f"C{j}"),
+            ]
+            median, mean = float(np.median(loss[-1])), float(loss[-1].mean())
+            rows.append((nu, name, median, mean, float(loss.max()), sde, form))
+            scale.report(f"nu {nu:g}, {name}: median {median:.3g}, mean {mean:.3g}")
+        panels.append(Panel(f"Student-t noise, $\\nu$ = {nu:g}", "time", "loss", curves))
+    notes = [
+        "for nu = 1 and 2 the noise has no variance: neither has SGD, whose mean loss is infinite (what is printed is that of "
+        "the seeds run), nor an SDE; Adam's SDE does not exist either"
+    ]
+    return Study("Heavy tails: Student-t noise without variance", header, rows, panels, notes)
+
+
+def schedules_study(scale: Scale) -> Study:
+    """Schedules eta_t = (t + 1)^-nu: which converge, and how fast."""
+    rate, steps = 0.05, scale.pick(4000, 16_000)
+    problem = Problem(Quadratic([1.0]), Gaussian(1.0))
+    header = ("optimizer", "nu", "converges", "loss", "s.e.", "closed form", "off %", "exponent", "theory's")
+    rows: list[tuple[str | float, ...]] = []
+    panels = []
+    for i, kind in enumerate((SGD, SignSGD)):
+        curves = []
+        for j, power in enumerate((0.0, 0.5, 1.0, 2.0)):
+            opt = kind(theory.power_schedule(power, rate), reference_rate=rate)
+            run = simulate(
+                opt.chain(problem), jnp.array([0.5]), steps=steps, every=steps // 80, seeds=scale.pick(500, 4000),
+                key=scale.key(200 + 10 * i + j), progress=False,
+            )  # fmt: skip
+            ts, loss = np.asarray(run.ts, float), np.asarray(run["loss"].mean, float)
+            form = np.asarray(theory.schedule_moments(opt, problem, jnp.array([0.5]), ts).loss, float)
+            verdict = theory.power_verdict(kind(rate), problem, power)
+            late = slice(len(ts) // 4, None)
+            slope = float(np.polyfit(np.log(ts[late] + 1), np.log(loss[late]), 1)[0])
+            error = float(np.asarray(run["loss"].stderr)[-1])
+            said = f"{-verdict.exponent:.3g}" if verdict.converges else "none"
+            off = 100 * (loss[-1] / form[-1] - 1)
+            converges = "yes" if verdict.converges else "no"
+            rows.append((kind.__name__, power, converges, loss[-1], error, form[-1], off, slope, said))
+            curves += [
+                Curve(f"$\\nu$ = {power:g}", ts + 1, loss, color=f"C{j}"),
+                Curve(f"$\\nu$ = {power:g}, closed form", ts + 1, form, style=":", color=f"C{j}"),
+            ]
+        scale.report(f"{kind.__name__}: done")
+        panels.append(Panel(kind.__name__, "time + 1", "loss", curves, xscale="log"))
+    notes = [
+        "exponent: the slope of log loss against log(t + 1) over the last three quarters; SignSGD's closed form is Phase 3's"
+    ]
+    return Study("Schedules (t + 1)^-nu", header, rows, panels, notes)
+
+
+def decay_study(scale: Scale) -> Study:
+    """AdamW's asymptotic loss stays bounded as noise grows, that of Adam with coupled decay does not."""
+    sweep = verification.decays(scale.pick(0.2, 1.0))
+    header = ("optimizer", "sigma", "asymptotic loss", "s.e.", "theory", "off %")
+    rows: list[tuple[str | float, ...]] = []
+    curves = []
+    fine = np.geomspace(sweep.scales[0], sweep.scales[-1], 60)
+    for i, (name, series) in enumerate(sweep.series.items()):
+        expected = series.theory(sweep.scales)
+        for sigma, value, error, form in zip(sweep.scales, series.values, series.stderr, expected, strict=True):
+            rows.append((name, float(sigma), float(value), float(error), float(form), 100 * float(value / form - 1)))
+        curves += [
+            Curve(f"{name}: simulated", sweep.scales, series.values, 5 * series.stderr, color=f"C{i}"),
+            Curve(f"{name}: theory", fine, series.theory(fine), color=f"C{i}"),
+        ]
+    panel = Panel(sweep.title, "noise $\\sigma$", sweep.ylabel, curves, xscale="log", bars=True)
+    notes = ["error bars: 5 standard errors"]
+    return Study("Weight decay in noise: decoupled and coupled", header, rows, [panel], notes)

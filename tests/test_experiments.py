@@ -1,0 +1,90 @@
+"""Experiments, at their small scale: that they run, and that what they claim is in their tables."""
+
+import numpy as np
+import pytest
+
+import jaxsde as js
+from jaxsde.experiments import Curve, Panel, Study
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Experiments run once, as lists of rows by column name."""
+    known = {}
+
+    def run(name):
+        if name not in known:
+            study = js.experiments.reproduce(name, small=True)
+            known[name] = [dict(zip(study.header, row, strict=True)) for row in study.rows]
+        return known[name]
+
+    return run
+
+
+def test_the_square_root_rule_holds_where_noise_dominates_and_nothing_less_does(tables):
+    rows = {(row["setting"], row["batch 256 with"]): row for row in tables("scaling")}
+    assert rows["noise dominates", "the rule"]["mean |z|"] < 2
+    assert rows["noise dominates", "decay unscaled"]["mean |z|"] > 10
+    assert rows["noise dominates", "betas unscaled"]["mean |z|"] > 3
+    assert rows["noise dominates", "the rule"]["signal/noise at 256"] < 0.3
+    assert rows["signal dominates", "the rule"]["mean |z|"] > 10
+
+
+def test_drawn_gradients_have_the_covariance_claimed(tables):
+    for row in tables("covariance"):
+        assert row["largest |z|"] < 5.5
+        assert row["correlation"] > 0.999
+
+
+def test_svag_tends_to_the_sde(tables):
+    rows = {(row["optimizer"], row["process"]): row for row in tables("svag")}
+    for name, last in (("SGD", 16), ("RMSprop", 4)):
+        far, near = (abs(rows[name, f"SVAG, l = {ell}"]["mean off %"]) for ell in (1, last))
+        error = rows[name, f"SVAG, l = {last}"]
+        chance = 100 * error["s.e."] / error["mean loss"]
+        assert near < 5.5 * np.sqrt(2) * chance + 1
+        assert far > 2 * near or name == "SGD"
+
+
+def test_heavy_tails(tables):
+    rows = {(row["nu"], row["optimizer"]): row for row in tables("tails")}
+    assert rows[1.0, "SGD"]["largest"] > 1e3
+    for nu in (1.0, 2.0):
+        row = rows[nu, "SignSGD"]
+        assert row["largest"] < 2
+        # The mean square of a normal variable, over the seeds and coordinates: within 5.5 standard errors, and 3 %.
+        assert abs(row["mean loss"] / float(row["closed form"]) - 1) < 5.5 * np.sqrt(2 / 400) + 0.03
+
+
+def test_phases(tables):
+    for row in tables("phases"):
+        assert row["gap / decrease"] < 0.002
+        assert row["final loss"] < row["bound"] and row["SDE"] < row["bound"]
+
+
+def test_an_unknown_experiment_is_named():
+    with pytest.raises(ValueError, match="nonsense"):
+        js.experiments.reproduce("nonsense")
+
+
+CURVES = [Curve("a", np.arange(3.0), np.ones(3), 0.1 * np.ones(3)), Curve("b", np.arange(4.0), np.ones(4))]
+ROWS: list = [("one", 1.23456), ("two", 2.0)]
+STUDY = Study("A study", ("what", "value"), ROWS, [Panel("left", "t", "y", CURVES)], ["a note"])
+
+
+def test_a_study_as_text():
+    lines = js.reporting.study_table(STUDY).splitlines()
+    assert lines[0] == "A study" and lines[-1] == "note: a note"
+    assert lines[3].split() == ["one", "1.235"]
+
+
+def test_a_study_as_a_picture_and_as_a_file(tmp_path):
+    xarray = pytest.importorskip("xarray")
+    figure = js.reporting.plot_study(STUDY)
+    assert [line.get_label() for line in figure.axes[0].lines] == ["a", "b"]
+    path = str(tmp_path / "study.nc")
+    js.reporting.save_study(STUDY, path)
+    with xarray.open_dataset(path, engine="h5netcdf") as read:
+        np.testing.assert_array_equal(read["panel_0_spread_0"], 0.1 * np.ones(3))
+        assert read["panel_0_curve_1"].attrs["label"] == "b"
+        assert list(read["table_1"].values) == [1.23456, 2.0] and list(read["table_0"].values) == ["one", "two"]
