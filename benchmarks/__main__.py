@@ -4,11 +4,18 @@ import argparse
 import time
 from pathlib import Path
 
-from . import chains, memory, sde, startup, sweeps
+from . import chains, memory, networks, sde, startup, sweeps
 from ._report import claims_table, environment, save
 from ._setting import Setting
 
-BENCHMARKS = {"startup": startup.run, "sde": sde.run, "chains": chains.run, "sweeps": sweeps.run, "memory": memory.run}
+BENCHMARKS = {
+    "startup": startup.run,
+    "sde": sde.run,
+    "chains": chains.run,
+    "networks": networks.run,
+    "sweeps": sweeps.run,
+    "memory": memory.run,
+}
 
 
 def main() -> None:

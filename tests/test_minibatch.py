@@ -338,3 +338,29 @@ def test_sign_sgds_sde_with_the_signs_of_drawn_batches_follows_small_batches():
 def test_bad_ways_of_drawing_are_named(more, message):
     with pytest.raises(ValueError, match=message):
         js.Problem.from_data(lambda w, row: w @ row, jnp.eye(20), **more)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_of_different_seeds_are_uncorrelated_at_every_lag(shuffle):
+    """A gradient that does not depend on the parameters, so that what a step adds is the batch's mean and nothing else."""
+    rows = np.random.default_rng(0).standard_normal(64)
+    rows = (rows - rows.mean()) / rows.std()
+    problem = js.Problem.from_data(lambda w, row: w * row, jnp.asarray(rows, jnp.float32), batch_size=4, shuffle=shuffle)
+    steps, seeds = 128, 500
+    run = js.simulate(
+        js.SGD(1.0).chain(problem), jnp.zeros(()), steps=steps, every=1, seeds=seeds, key=jax.random.key(0),
+        reduce=js.Samples(), observe={"x": lambda x: x},
+    )  # fmt: skip
+    z = np.diff(np.asarray(run["x"].values, float), axis=0)
+    z /= z.std()
+    for lag in range(steps - 8):
+        early, late = z[: steps - lag], z[lag:]
+        # Over all pairs of different seeds: the product of sums less the pairs of a seed with itself.
+        pairs = early.sum(axis=1) * late.sum(axis=1) - np.sum(early * late, axis=1)
+        stderr = np.sqrt(2 if lag == 0 else 1) * np.sqrt(seeds * (seeds - 1)) * np.sqrt(len(pairs))
+        # The sums of successive shuffled batches are correlated themselves, which makes the products so.
+        assert abs(pairs.sum()) < 5.5 * stderr, lag
+    if not shuffle:
+        for lag in range(1, steps - 8):
+            products = z[lag:] * z[:-lag]
+            assert abs(products.mean()) < 5.5 / np.sqrt(products.size), lag

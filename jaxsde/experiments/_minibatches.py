@@ -108,15 +108,15 @@ def minibatch_study(scale: Scale) -> Study:
 
 def svag_study(scale: Scale) -> Study:
     """SVAG tends to the SDE, knowing no covariance."""
-    seeds, steps = scale.pick((200, 20), (1000, 40))
+    seeds, steps = scale.pick((100, 10), (1000, 40))
     examples = data.load("digits").first(scale.pick(64, 256)).train
-    problem = Problem.from_data(networks.cross_entropy, examples, batch_size=8)
-    x0 = networks.MLP(64, 10, layers=1, key=scale.key(0))
+    problem = Problem.from_data(networks.cross_entropy, examples, batch_size=16)
+    x0 = networks.CNN((1, 8, 8), 10, channels=scale.pick(2, 4), dense=16, key=scale.key(0))
     header = ("optimizer", "process", "mean loss", "s.e.", "std", "mean off %", "std off %")
     rows: list[tuple[str | float, ...]] = []
     panels = []
-    rms = RMSprop(0.02, decay=0.9, initial_scale=float(jnp.mean(flat(problem.noise.variance(x0)))))
-    settings = [(SGD(0.3), "compagnoni", (1, 4, 16)), (rms, "malladi", scale.pick((1, 4), (1, 4, 16)))]
+    rms = RMSprop(0.002, decay=0.9, initial_scale=float(jnp.mean(flat(problem.noise.variance(x0)))))
+    settings = [(SGD(0.05), "compagnoni", (1, 4, 16)), (rms, "malladi", scale.pick((1, 4), (1, 4, 16)))]
     for i, (opt, model, ells) in enumerate(settings):
         name = type(opt).__name__
         run: dict[str, Any] = dict(seeds=seeds, observe={"loss": problem.loss}, progress=False)
@@ -141,7 +141,7 @@ def svag_study(scale: Scale) -> Study:
         "because its noise outgrows the gradient",
         f"the SDE is solved with 16 substeps; a standard deviation's relative error is {100 / np.sqrt(2 * seeds):.2g} %",
     ]
-    return Study("SVAG on digits, softmax regression, batch 8", header, rows, panels, notes)
+    return Study("SVAG on digits, a CNN, batch 16", header, rows, panels, notes)
 
 
 def _last(run: Ensemble) -> tuple[float, float]:
