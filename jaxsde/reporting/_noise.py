@@ -62,7 +62,8 @@ def plot_noise(report: NoiseReport) -> Any:
     kurtosis.plot([layer.kurtosis for layer in layers], places, "o", color="C2")
     kurtosis.axvline(0, color="k", lw=1, ls=":", label="Gaussian")
     kurtosis.set(title="Excess kurtosis of the noise", xlabel="mean over coordinates")
-    kurtosis.set_xscale("symlog", linthresh=1)
+    if max(abs(layer.kurtosis) for layer in layers) > 5:
+        kurtosis.set_xscale("symlog", linthresh=1)
     kurtosis.legend(fontsize=8)
     for ax in (norms, kurtosis):
         ax.set_yticks(places, names if ax is norms else [""] * len(names), fontsize=7)
