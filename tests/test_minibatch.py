@@ -277,6 +277,8 @@ def test_a_shuffled_batch_has_the_covariance_of_drawing_without_replacement():
     claimed = np.asarray(problem.noise.covariance(w))
     assert np.all(np.abs(products.mean(axis=0) - claimed) < 5.5 * products.std(axis=0) / np.sqrt(draws))
     np.testing.assert_allclose(problem.noise.variance(w), np.diag(claimed), rtol=1e-4)
+    root = np.asarray(jax.jacfwd(problem.noise.root(w))(problem.noise.increments_like(w)), float)
+    np.testing.assert_allclose(root @ root.T, claimed, rtol=1e-4, atol=1e-6)
 
 
 def test_covariance_over_a_subset():
