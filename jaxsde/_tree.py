@@ -20,7 +20,8 @@ def as_params(x0: Any) -> Any:
         try:
             array = jnp.asarray(leaf)
         except TypeError:
-            raise TypeError(f"every leaf of x0 must be an array of floats, got {leaf!r}") from None
+            hint = "; jaxsde.networks.functional takes such leaves of a module aside" if callable(leaf) else ""
+            raise TypeError(f"every leaf of x0 must be an array of floats, got {leaf!r}{hint}") from None
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise TypeError(f"every leaf of x0 must hold floating-point numbers, got dtype {array.dtype}: {leaf!r}")
         return jax.lax.convert_element_type(array, array.dtype)

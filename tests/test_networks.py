@@ -130,6 +130,16 @@ def test_any_module_will_do():
         assert js.simulate(process, x0, steps=4, seeds=2, key=KEY).diverged[-1] == 0
 
 
+def test_errors_say_what_to_do_instead():
+    data = js.data.load("digits")
+    with pytest.raises(TypeError, match=r"\.train"):
+        js.Problem.from_data(js.networks.cross_entropy, data, batch_size=4)
+    problem = js.Problem.from_data(js.networks.cross_entropy, (jnp.ones((4, 3)), jnp.zeros(4, int)), batch_size=2)
+    module = eqx.nn.MLP(3, 2, 4, 1, key=KEY)
+    with pytest.raises(TypeError, match="functional"):
+        js.simulate(js.SGD(0.1).chain(problem), module, steps=2, seeds=2, key=KEY)
+
+
 @pytest.mark.parametrize(
     "bad, message",
     [

@@ -71,8 +71,8 @@ def _half_square(w: Any, example: Any) -> Any:
 
 def minibatch_study(scale: Scale) -> Study:
     """Optimizers on mini-batches of digits, against SDEs with their covariance, and against injected noise."""
-    seeds, steps, every = scale.pick((16, 40, 10), (64, 200, 10))
-    examples = data.load("digits").first(scale.pick(128, 512)).train
+    seeds, steps, every = scale.pick((16, 40, 10), (32, 200, 10))
+    examples = data.load("digits").first(scale.pick(128, 256)).train
     x0 = networks.CNN((1, 8, 8), 10, channels=4, dense=16, key=scale.key(0))
     columns = "optimizer batch against gap/spread chance gap/decrease spread/optimizer's"
     rows: list[tuple[str | float, ...]] = []

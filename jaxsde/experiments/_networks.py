@@ -1,11 +1,13 @@
 """Do the SDEs track training? Networks on real data with noise added to the full gradient."""
 
+import collections
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from .. import data, networks
 from .._tree import flat
@@ -29,62 +31,74 @@ class _Training(NamedTuple):
 
 def networks_study(scale: Scale) -> Study:
     """Optimizers against their SDEs on four architectures."""
-    seeds, steps, every = scale.pick((16, 30, 6), (16, 100, 10))
     columns = "network optimizer rate model substeps gap/spread chance gap/decrease spread/optimizer's closest"
-    header = tuple(columns.split())
-    rows: list[tuple[str | float, ...]] = []
-    panels = []
-    wins = dict.fromkeys(_MODELS.values(), 0)
-    ties = 0
-    for place, (name, training) in enumerate(_trainings(scale).items()):
-        x0 = training.build(scale.key(place))
-        loss = MeanLoss(networks.cross_entropy, training.examples)
-        # As strong as that of batches of 32 at the start, evenly over the coordinates.
-        problem = Problem(loss, Gaussian(jnp.sqrt(jnp.mean(flat(MiniBatch(loss, 32).variance(x0))))))
-        # The largest learning rate at which the SDEs should hold here.
-        report = noise_report(problem, x0, draws=32, key=scale.key(500 + place))
-        rate = float(f"{report.learning_rate['RMSprop, Adam']:.1g}")
-        for number, opt in enumerate(_optimizers(scale, rate)):
-            key = scale.key(1000 + 100 * place + number)
-            observe = {"loss": problem.loss}
-            run = functools.partial(simulate, x0=x0, steps=steps, every=every, observe=observe, progress=False)
-            chain = run(opt.chain(problem), seeds=seeds, key=jax.random.fold_in(key, 0))
-            found = {}
-            curves = [curve("optimizer", chain, color="k")]
-            for model, label in _MODELS.items():
-                if model == "malladi" and isinstance(opt, SignSGD):
-                    continue  # it has none
-                # An ODE that starts at one point is the same for every seed, but for the optimizer's first steps.
-                lone = model == "ode" and opt.sde(problem).start_steps == 0
-                for substeps in scale.pick((1,), (1, 4)):
-                    sde = run(
-                        opt.sde(problem, model=model), seeds=1 if lone else seeds, substeps=substeps,
-                        key=jax.random.fold_in(key, 1 + substeps),
-                    )  # fmt: skip
-                    found[label, substeps] = gap_between(chain, sde)
-                curves.append(curve(label, sde, style={"paper": "--", "malladi": "-.", "ode": ":"}[label]))
-            finest = {label: gap for (label, substeps), gap in found.items() if substeps == scale.pick(1, 4)}
-            closest = min(finest, key=lambda label: finest[label].to_spread)
-            others = [gap.to_spread for label, gap in finest.items() if label != closest]
-            # Where the next one is no further off than chance allows, none is the closest.
-            clear = min(others) - finest[closest].to_spread > 2 * finest[closest].chance
-            wins[closest] += clear
-            ties += not clear
-            for (label, substeps), gap in found.items():
-                said = ("yes" if clear else "not clearly") if label == closest else ""
-                numbers = gap.to_spread, gap.chance, gap.to_decrease, gap.spread_ratio
-                rows.append((name, type(opt).__name__, rate, label, float(substeps), *numbers, said))
-            best = ", ".join(f"{label} {gap.to_spread:.3g}" for label, gap in finest.items())
-            scale.report(f"{name}, {type(opt).__name__}: gap over spread: {best} (chance {finest[closest].chance:.2g})")
-            panels.append(Panel(f"{name}, {type(opt).__name__}", "time", "training loss", curves))
-    counted = ", ".join(f"{label} {count}" for label, count in wins.items())
     notes = [
         "rate: what noise_report gives for RMSprop and Adam at the start, with a tolerance of 10 %",
         "gap: the mean over time of the difference between the mean losses of optimizer and model; over the optimizer's "
         "standard deviation over seeds (spread), and over the decrease of its loss; by chance, what two equal laws would show",
-        f"clearly closest (by more than twice what chance does, at the most substeps): {counted}; not clear {ties}",
     ]
-    return Study("Networks: optimizers against their SDEs", header, rows, panels, notes)
+    found: list[_Outcome] = []
+    try:
+        for place, (name, training) in enumerate(_trainings(scale).items()):
+            x0 = training.build(scale.key(place))
+            loss = MeanLoss(networks.cross_entropy, training.examples)
+            # As strong as that of batches of 32 at the start, evenly over the coordinates.
+            problem = Problem(loss, Gaussian(jnp.sqrt(jnp.mean(flat(MiniBatch(loss, 32).variance(x0))))))
+            # The largest learning rate at which the SDEs should hold here.
+            report = noise_report(problem, x0, draws=32, key=scale.key(500 + place))
+            rate = float(f"{report.learning_rate['RMSprop, Adam']:.1g}")
+            for number, opt in enumerate(_optimizers(scale, rate)):
+                found.append(_compared(scale, name, opt, problem, x0, scale.key(1000 + 100 * place + number)))
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        notes.append("interrupted: these are the results until then")
+    counts = collections.Counter(outcome.closest or "none clearly" for outcome in found)
+    counted = ", ".join(f"{label} {count}" for label, count in counts.items())
+    notes.append(f"closest by more than twice what chance does, at the most substeps: {counted}")
+    rows = [row for outcome in found for row in outcome.rows]
+    panels = [outcome.panel for outcome in found]
+    return Study("Networks: optimizers against their SDEs", tuple(columns.split()), rows, panels, notes)
+
+
+class _Outcome(NamedTuple):
+    """Of an optimizer on a network."""
+
+    rows: list[tuple[str | float, ...]]
+    panel: Panel
+    closest: str | None
+    """The model, if it is clear which."""
+
+
+def _compared(scale: Scale, name: str, opt: Any, problem: Problem, x0: Any, key: PRNGKeyArray) -> _Outcome:
+    seeds, steps, every = scale.pick((16, 30, 6), (16, 100, 10))
+    run = functools.partial(simulate, x0=x0, steps=steps, every=every, observe={"loss": problem.loss}, progress=not scale.small)
+    chain = run(opt.chain(problem), seeds=seeds, key=jax.random.fold_in(key, 0))
+    gaps = {}
+    curves = [curve("optimizer", chain, color="k")]
+    for model, label in _MODELS.items():
+        if model == "malladi" and isinstance(opt, SignSGD):
+            continue  # it has none
+        # An ODE that starts at one point is the same for every seed, but for the optimizer's first steps.
+        lone = model == "ode" and opt.sde(problem).start_steps == 0
+        for substeps in scale.pick((1,), (1, 4)):
+            stream = jax.random.fold_in(key, 1 + substeps)
+            sde = run(opt.sde(problem, model=model), seeds=1 if lone else seeds, substeps=substeps, key=stream)
+            gaps[label, substeps] = gap_between(chain, sde)
+        curves.append(curve(label, sde, style={"paper": "--", "malladi": "-.", "ode": ":"}[label]))
+    finest = {label: gap for (label, substeps), gap in gaps.items() if substeps == scale.pick(1, 4)}
+    first, second, *_ = sorted(finest, key=lambda label: finest[label].to_spread)
+    # Where the next one is hardly further off than chance allows, none is the closest.
+    clear = finest[second].to_spread - finest[first].to_spread > 2 * finest[first].chance
+    kind = type(opt).__name__
+    rows: list[tuple[str | float, ...]] = []
+    for (label, substeps), gap in gaps.items():
+        said = ("yes" if clear else "not clearly") if label == first else ""
+        numbers = gap.to_spread, gap.chance, gap.to_decrease, gap.spread_ratio
+        rows.append((name, kind, float(opt.rate), label, float(substeps), *numbers, said))
+    best = ", ".join(f"{label} {gap.to_spread:.3g}" for label, gap in finest.items())
+    scale.report(f"{name}, {kind}: gap over spread: {best} (chance {finest[first].chance:.2g})")
+    return _Outcome(rows, Panel(f"{name}, {kind}", "time", "training loss", curves), first if clear else None)
 
 
 def _optimizers(scale: Scale, rate: float) -> list[Any]:

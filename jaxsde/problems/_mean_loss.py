@@ -33,7 +33,11 @@ class MeanLoss(eqx.Module):
         if not callable(example_loss):
             raise TypeError(f"example_loss must be callable, (params, example) -> scalar, got {example_loss!r}")
         self.example_loss = example_loss
-        self.data = jax.tree.map(jnp.asarray, data)
+        try:
+            self.data = jax.tree.map(jnp.asarray, data)
+        except TypeError as error:
+            hint = ": of a data set of jaxsde.data, pass its .train" if hasattr(data, "train") else ""
+            raise TypeError(f"data must be arrays of numbers with a leading axis of examples{hint} ({error})") from None
         shapes = [leaf.shape for leaf in jax.tree.leaves(self.data)]
         if not shapes or () in shapes or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
             raise ValueError(f"data must be arrays with a leading axis of examples, as many in all of them, got {shapes}")

@@ -27,8 +27,9 @@ from ._steppers import (
 )
 
 # How many numbers the states of a chunk's seeds may have. Measured on a processor: with fewer, starting the kernels of a
-# step weighs more than what larger arrays lose to the caches. And how few seeds a chunk may have, and how many.
-_CHUNK_NUMBERS, _LEAST_CHUNK, _LARGEST_CHUNK = 2**20, 16, 2**14
+# step weighs more than what larger arrays lose to the caches. Of the data that gradients work on at a time, counted for each
+# seed, there may be more: what a network makes of them is a multiple still. And how few seeds a chunk may have, and how many.
+_CHUNK_NUMBERS, _CHUNK_DATA, _LEAST_CHUNK, _LARGEST_CHUNK = 2**20, 2**22, 16, 2**14
 
 # How often the host looks in, in seconds: for the progress bar and for an interrupt from the keyboard.
 _GLANCE = 0.25
@@ -115,7 +116,7 @@ def simulate(
 
     recorder = _loop.Recorder(cast(observe, dtype), reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
     plan = _plan(process, steps, substeps, increments, reduce, every)
-    chunk = _chunk_size(chunk, seeds, _numbers(inner, example), reduce.multiple)
+    chunk = _chunk_size(chunk, seeds, _state_size(inner, example), problem.held, reduce.multiple)
     start = x0 if is_sampler(x0) else example
     total = None
     done = 0
@@ -209,10 +210,10 @@ def _ensemble(
     return Ensemble(ts, recorded, total.diverged, seeds, statistics)
 
 
-def _numbers(process: Chain | SDE, example: PyTree) -> int:
-    """How many numbers a seed's state has, and the data that its gradient works on at a time."""
+def _state_size(process: Chain | SDE, example: PyTree) -> int:
+    """How many numbers a seed's state has."""
     state = _chain_state if isinstance(process, Chain) else _sde_state
-    return size(shape_of(state, process, example)) + process.problem.held
+    return size(shape_of(state, process, example))
 
 
 def _chain_state(chain: Chain, x: PyTree) -> PyTree:
@@ -223,9 +224,10 @@ def _sde_state(sde: SDE, x: PyTree) -> PyTree:
     return sde.from_chain(sde.chain.init(x))
 
 
-def _chunk_size(chunk: int | None, seeds: int, numbers: int, multiple: int) -> int:
+def _chunk_size(chunk: int | None, seeds: int, numbers: int, held: int, multiple: int) -> int:
     if chunk is None:
-        most = min(max(_CHUNK_NUMBERS // numbers, _LEAST_CHUNK), _LARGEST_CHUNK)
+        fit = min(_CHUNK_NUMBERS // numbers, _CHUNK_DATA // max(held, 1))
+        most = min(max(fit, _LEAST_CHUNK), _LARGEST_CHUNK)
         chunk = math.ceil(seeds / math.ceil(seeds / most))
     return math.ceil(min(_checks.count("chunk", chunk), seeds) / multiple) * multiple
 
