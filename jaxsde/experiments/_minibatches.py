@@ -17,6 +17,14 @@ from ._experiment import Scale, Study
 from ._gap import gap_between
 from ._panels import Curve, Panel, curve
 
+# What an optimizer is compared with looks the same in every panel.
+_LINES = {
+    "SDE": ("--", "C1"),
+    "injected noise": (":", "C0"),
+    "malladi": ("-.", "C2"),
+    "SDE, drawn signs": ("-.", "C3"),
+}
+
 
 def covariance_study(scale: Scale) -> Study:
     """Drawn gradients against the covariance that the SDEs use."""
@@ -94,7 +102,8 @@ def minibatch_study(scale: Scale) -> Study:
                 other = simulate(process, x0, key=jax.random.fold_in(key, 1 + number), **more, **run)
                 gap = gap_between(chain, other)
                 rows.append((type(opt).__name__, float(batch_size), label, *gap))
-                curves.append(curve(label, other, style=("--", ":", "-.")[number]))
+                style, color = _LINES[label]
+                curves.append(curve(label, other, style=style, color=color))
                 scale.report(f"{type(opt).__name__}, batch {batch_size}, {label}: gap over spread {gap.to_spread:.3g}")
             panels.append(Panel(f"{type(opt).__name__}, batch {batch_size}", "time", "training loss", curves))
     notes = [

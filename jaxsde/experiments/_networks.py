@@ -21,6 +21,9 @@ from ._panels import Panel, curve
 
 _MODELS = {"compagnoni": "paper", "malladi": "malladi", "ode": "ode"}
 
+# A model looks the same in every panel, whether or not the others are there.
+_LINES = {"paper": ("--", "C1"), "malladi": ("-.", "C2"), "ode": (":", "C0")}
+
 
 class _Training(NamedTuple):
     """A network and its data."""
@@ -85,7 +88,8 @@ def _compared(scale: Scale, name: str, opt: Any, problem: Problem, x0: Any, key:
             stream = jax.random.fold_in(key, 1 + substeps)
             sde = run(opt.sde(problem, model=model), seeds=1 if lone else seeds, substeps=substeps, key=stream)
             gaps[label, substeps] = gap_between(chain, sde)
-        curves.append(curve(label, sde, style={"paper": "--", "malladi": "-.", "ode": ":"}[label]))
+        style, color = _LINES[label]
+        curves.append(curve(label, sde, style=style, color=color))
     finest = {label: gap for (label, substeps), gap in gaps.items() if substeps == scale.pick(1, 4)}
     first, second, *_ = sorted(finest, key=lambda label: finest[label].to_spread)
     # Where the next one is hardly further off than chance allows, none is the closest.
