@@ -314,6 +314,35 @@ def test_signs_of_drawn_batches_against_all_there_are():
     assert np.max(np.abs(np.asarray(normal) - signs.mean(axis=0))) > 0.1
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_root_of_the_signs_covariance(shuffle):
+    """A map from one increment for each batch, that makes no matrix."""
+    features, targets = (jnp.asarray(a, jnp.float32) for a in _data(30))
+    data = features, targets
+    problem = js.Problem.from_data(_half_square, data, batch_size=2, shuffle=shuffle, sign_batches=50)
+    w = jnp.array([0.5, -0.5, 1.0])
+    noise, gradient = problem.noise, problem.gradient(w)
+    signs = noise.signs(gradient, w)
+    like = noise.sign_increments_like(w)
+    assert like.shape == (50,)
+    root = np.asarray(jax.jacfwd(signs.root)(like), float)
+    np.testing.assert_allclose(root @ root.T, noise.sign_covariance(gradient, w), atol=1e-6)
+    np.testing.assert_allclose(signs.mean, noise.mean_sign(gradient, w), atol=1e-6)
+
+
+@pytest.mark.parametrize("count, batches", [(100, 5), (100, 100), (2 * CHUNK + 88, 400)])
+def test_signs_of_drawn_batches_one_by_one(count, batches):
+    """Of a few batches, and of so many that each example's gradient is taken once and for all."""
+    batch_size, w = 7, np.array([0.5, -0.5, 1.0])
+    features, targets = (jnp.asarray(a, jnp.float32) for a in _data(count))
+    noise = js.Problem.from_data(_half_square, (features, targets), batch_size=batch_size, sign_batches=batches).noise
+    drawn = np.asarray(jax.vmap(noise.draw)(jax.random.split(jax.random.key(0), batches)))
+    signs = np.sign(_gradients(w, count)[drawn].mean(axis=1))
+    params = jnp.asarray(w, jnp.float32)
+    np.testing.assert_allclose(noise.mean_sign(params, params), signs.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(noise.sign_covariance(params, params), np.cov(signs.T, ddof=0), atol=1e-5)
+
+
 def test_sign_sgds_sde_with_the_signs_of_drawn_batches_follows_small_batches():
     """Where the normal approximation is off by some 10 % of the loss."""
     features, targets = (jnp.asarray(a, jnp.float32) for a in _data(64))

@@ -1,16 +1,16 @@
 """SignSGD: the Optax transform and the SDE."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .. import _checks
-from ..problems import Problem
+from ..problems import Problem, Signs, sign_deviation
 from ..processes import SDE
 from ._base import AbstractOptimizer, LearningRate, as_learning_rate, as_reference_rate, check_rates, itself, parameters
 
@@ -59,57 +59,40 @@ class SignSGD(AbstractOptimizer):
         **Raises:** `ValueError` for another model.
         """
         _checks.choice("model", model, ("compagnoni", "ode"))
-        independent = problem.noise.independent_signs
+        noise = problem.noise
         return SDE(
-            statistics=eqx.Partial(_statistics, problem),
+            statistics=eqx.Partial(_signs, problem),
             coefficients=eqx.Partial(_coefficients, self, model),
             position=itself,
             from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
-            noise_like=itself,
-            innovation=eqx.Partial(_innovation, problem) if independent else None,
+            noise_like=noise.sign_increments_like,
+            innovation=eqx.Partial(_innovation, problem) if noise.independent_signs else None,
         )
 
 
-class _Statistics(NamedTuple):
-    mean_sign: PyTree
-    covariance: Array | None
-    """Of the signs, where they are not independent."""
+def _signs(problem: Problem, x: PyTree) -> Signs:
+    return problem.noise.signs(problem.gradient(x), x)
 
 
-def _statistics(problem: Problem, x: PyTree) -> _Statistics:
-    gradient, noise = problem.gradient(x), problem.noise
-    covariance = None if noise.independent_signs else noise.sign_covariance(gradient, x)
-    return _Statistics(noise.mean_sign(gradient, x), covariance)
-
-
-def _coefficients(sign_sgd: SignSGD, model: str, t: Array, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:
+def _coefficients(sign_sgd: SignSGD, model: str, t: Array, x: PyTree, signs: Signs) -> tuple[PyTree, Any]:
     rate = sign_sgd.relative_rate(t)
-    drift = jax.tree.map(lambda s: -rate * s, statistics.mean_sign)
+    drift = jax.tree.map(lambda s: -rate * s, signs.mean)
     if model == "ode":
         return drift, None
-    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sign_sgd.rate), statistics)
+    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sign_sgd.rate), signs.root)
 
 
-def _diffusion(scale: Array, statistics: _Statistics, dw: PyTree) -> PyTree:
-    if statistics.covariance is None:
-        return jax.tree.map(lambda s, z: -scale * _deviation(s) * z, statistics.mean_sign, dw)
-    increment, unravel = ravel_pytree(dw)
-    values, vectors = jnp.linalg.eigh(statistics.covariance)
-    return unravel(-scale * (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ (vectors.T @ increment))
-
-
-def _deviation(mean_sign: Array) -> Array:
-    # A sign is 1 or -1, so its variance is one minus its squared mean; rounding must not make that negative.
-    return jnp.sqrt(jnp.maximum(1 - mean_sign * mean_sign, 0))
+def _diffusion(scale: Array, root: Callable[[PyTree], PyTree], dw: PyTree) -> PyTree:
+    return jax.tree.map(lambda z: -scale * z, root(dw))
 
 
 def _innovation(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
     """The sign of a stochastic gradient, minus its mean, over its standard deviation."""
 
     def standardised(g: Array, s: Array) -> Array:
-        deviation = _deviation(s)
+        deviation = sign_deviation(s)
         return jnp.where(deviation > 0, (jnp.sign(g) - s) / jnp.where(deviation > 0, deviation, 1), 0)
 
     return jax.tree.map(standardised, gradient, problem.noise.mean_sign(problem.gradient(x), x))

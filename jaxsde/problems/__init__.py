@@ -9,6 +9,11 @@ from ._losses import (
 )
 from ._mean_loss import MeanLoss as MeanLoss
 from ._minibatch import MiniBatch as MiniBatch
-from ._noise import AbstractIndependentNoise as AbstractIndependentNoise, AbstractNoise as AbstractNoise
+from ._noise import (
+    AbstractIndependentNoise as AbstractIndependentNoise,
+    AbstractNoise as AbstractNoise,
+    Signs as Signs,
+    sign_deviation as sign_deviation,
+)
 from ._problem import Problem as Problem
 from ._student import StudentT as StudentT

@@ -13,7 +13,7 @@ from .. import _checks, _threefry
 from .._special import erf
 from .._tree import flat, size
 from . import _normal_signs
-from ._noise import AbstractNoise, as_scale, fit, over, scaled
+from ._noise import AbstractNoise, as_scale, fit, mixed, over, scaled
 from ._sign_covariance import sign_covariance
 
 
@@ -78,7 +78,7 @@ class Gaussian(AbstractNoise):
     def root(self, params: PyTree) -> Callable[[PyTree], PyTree]:
         if self.matrix is None:
             return eqx.Partial(scaled, fit(self.scale, params, "scale"))
-        return eqx.Partial(_mixed, self._factor)
+        return eqx.Partial(mixed, self._factor)
 
     def covariance(self, params: PyTree) -> Float[Array, "d d"]:
         if self.matrix is None:
@@ -122,8 +122,3 @@ def _checked_factor(covariance: Array) -> tuple[Array, Array]:
         if spectrum[0] < -1e-5 * max(abs(spectrum[-1]), np.finfo(spectrum.dtype).tiny):
             raise ValueError(f"covariance must be positive semi-definite, but has the eigenvalue {spectrum[0]:.4g}")
     return covariance, (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
-
-
-def _mixed(factor: Array, increment: PyTree) -> PyTree:
-    vector, unravel = ravel_pytree(increment)
-    return unravel(factor.astype(vector.dtype) @ vector)

@@ -47,11 +47,6 @@ class MeanLoss(eqx.Module):
         """N, the number of examples."""
         return jax.tree.leaves(self.data)[0].shape[0]
 
-    @property
-    def held(self) -> int:
-        """How many numbers the examples have that are worked on at a time."""
-        return min(self.count, CHUNK) * sum(int(np.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(self.data))
-
     def __call__(self, params: PyTree) -> Float[Array, ""]:
         if self.count <= CHUNK:
             return jnp.mean(self.each(params, self.data))
@@ -82,13 +77,13 @@ class MeanLoss(eqx.Module):
         return MeanLoss(self.example_loss, jax.tree.map(lambda leaf: leaf[kept], self.data))
 
 
-def chunks(data: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array] | None]:
-    """Arrays with a leading axis, cut along it: a first chunk, of at most `CHUNK`, and the others, all of size `CHUNK`,
+def chunks(data: PyTree[Array], size: int = CHUNK) -> tuple[PyTree[Array], PyTree[Array] | None]:
+    """Arrays with a leading axis, cut along it: a first chunk, of at most `size`, and the others, all of that size,
     stacked; None where there are no others."""
     count = jax.tree.leaves(data)[0].shape[0]
-    others = (count - 1) // CHUNK
-    size = count - others * CHUNK
-    first = jax.tree.map(lambda leaf: leaf[:size], data)
+    others = (count - 1) // size
+    before = count - others * size
+    first = jax.tree.map(lambda leaf: leaf[:before], data)
     if others == 0:
         return first, None
-    return first, jax.tree.map(lambda leaf: leaf[size:].reshape(others, CHUNK, *leaf.shape[1:]), data)
+    return first, jax.tree.map(lambda leaf: leaf[before:].reshape(others, size, *leaf.shape[1:]), data)

@@ -10,17 +10,19 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
-from .._tree import flat
+from .._tree import flat, size
 from . import _normal_signs
 from ._mean_loss import CHUNK, MeanLoss, chunks
-from ._noise import AbstractNoise
+from ._noise import AbstractNoise, Signs
+
+# How many numbers the examples' gradients may have that are held at a time, unless that were fewer than so many gradients.
+_GRADIENT_NUMBERS, _LEAST_GRADIENTS = 2**22, 8
 
 
-class _Place(NamedTuple):
-    """Which batch of which epoch: the key of an epoch's order, and how many batches went before."""
+class _Batch(NamedTuple):
+    """A batch that has been drawn."""
 
-    epoch: PRNGKeyArray
-    batch: Int[Array, ""]
+    examples: Int[Array, " B"]
 
 
 class MiniBatch(AbstractNoise):
@@ -45,8 +47,8 @@ class MiniBatch(AbstractNoise):
       each coordinate, and the signs are taken for independent of each other: approximations, unlike the rest (on linear
       regression with correlated features they put second moments of the stationary law off by some 10 %). With a
       number M, mean and covariance of the signs are those of M batches, the same at every step and for every seed: free
-      of both approximations, off by chance of the order $1/\\sqrt M$, and at the cost of M batch gradients a step and of a
-      root of a d x d matrix: for a few hundred coordinates at most.
+      of both approximations, off by chance of the order $1/\\sqrt M$. A step then takes the gradients of M batches, or
+      those of all examples where these are fewer, and holds M signs of every coordinate.
 
     **Raises:** `ValueError` for numbers that are not whole or too small, or larger than N.
 
@@ -107,22 +109,27 @@ class MiniBatch(AbstractNoise):
     def increments_like(self, params: PyTree) -> PyTree:
         return jnp.zeros(self.sample.count, jnp.result_type(*jax.tree.leaves(params)))
 
-    def step_key(self, key: PRNGKeyArray, step: Int[Array, ""]) -> Any:
-        if not self.shuffle:
-            return super().step_key(key, step)
-        batches = self.loss.count // self.batch_size
-        return _Place(jax.random.fold_in(key, step // batches), step % batches)
+    @property
+    def period(self) -> int:
+        """The batches of an epoch, if there are epochs."""
+        return self.loss.count // self.batch_size if self.shuffle else 1
 
-    def draw(self, key: Any) -> Int[Array, " B"]:
-        """Which examples make up the batch of a key."""
+    def supply(self, key: PRNGKeyArray) -> Any:
+        return jax.random.permutation(key, self.loss.count) if self.shuffle else key
+
+    def take(self, supply: Any, place: Int[Array, ""]) -> Any:
         if not self.shuffle:
-            return jax.random.randint(key, (self.batch_size,), 0, self.loss.count)
-        place = key if isinstance(key, _Place) else _Place(key, jnp.asarray(0))
-        order = jax.random.permutation(place.epoch, self.loss.count)
-        return jax.lax.dynamic_slice(order, (place.batch * self.batch_size,), (self.batch_size,))
+            return supply
+        return _Batch(jax.lax.dynamic_slice(supply, (place * self.batch_size,), (self.batch_size,)))
+
+    def draw(self, key: PRNGKeyArray) -> Int[Array, " B"]:
+        """Which examples make up the batch of a key."""
+        if self.shuffle:
+            return self.supply(key)[: self.batch_size]
+        return jax.random.randint(key, (self.batch_size,), 0, self.loss.count)
 
     def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: Any) -> PyTree:
-        return self._batch_gradient(params, self.draw(key))
+        return self._batch_gradient(params, key.examples if isinstance(key, _Batch) else self.draw(key))
 
     def variance(self, params: PyTree) -> PyTree:
         deviations = _over_examples(self.sample, params).deviations
@@ -139,7 +146,7 @@ class MiniBatch(AbstractNoise):
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
         if self.sign_batches is None:
             return _normal_signs.mean_sign(gradient, self._std(params))
-        return jax.tree.map(lambda signs: jnp.mean(signs, axis=0), self._signs(self.sign_batches, params))
+        return _mean(self._signs(self.sign_batches, params))
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         if self.sign_batches is None:
@@ -158,6 +165,21 @@ class MiniBatch(AbstractNoise):
         centred = signs - jnp.mean(signs, axis=0)
         return centred.T @ centred / self.sign_batches
 
+    def signs(self, gradient: PyTree, params: PyTree) -> Signs:
+        batches = self.sign_batches
+        if batches is None:
+            return super().signs(gradient, params)
+        # With an increment for each batch, the root of the covariance takes no matrix.
+        signs = self._signs(batches, params)
+        mean = _mean(signs)
+        rows = jax.tree.map(lambda s, m: (s - m) / np.sqrt(batches).astype(m.dtype), signs, mean)
+        return Signs(mean, eqx.Partial(_combined, rows))
+
+    def sign_increments_like(self, params: PyTree) -> PyTree:
+        if self.sign_batches is None:
+            return super().sign_increments_like(params)
+        return jnp.zeros(self.sign_batches, jnp.result_type(*jax.tree.leaves(params)))
+
     def _std(self, params: PyTree) -> PyTree:
         return jax.tree.map(jnp.sqrt, self.variance(params))
 
@@ -168,9 +190,12 @@ class MiniBatch(AbstractNoise):
     def _signs(self, batches: int, params: PyTree) -> PyTree:
         """The signs of the gradients of that many batches, drawn with a key that is always the same."""
         drawn = jax.vmap(self.draw)(jax.random.split(jax.random.key(0), batches))
-        at_once = max(1, CHUNK // self.batch_size)
-        signs = lambda indices: jax.tree.map(jnp.sign, self._batch_gradient(params, indices))
-        return jax.lax.map(signs, drawn, batch_size=at_once)
+        if batches * self.batch_size <= self.loss.count:
+            signs = lambda indices: jax.tree.map(jnp.sign, self._batch_gradient(params, indices))
+            return jax.lax.map(signs, drawn, batch_size=max(1, CHUNK // self.batch_size))
+        # The batches share examples: every example's gradient once.
+        times = jax.vmap(lambda indices: jnp.bincount(indices, length=self.loss.count))(drawn)
+        return jax.tree.map(jnp.sign, _sums(self.loss, params, times))
 
 
 class _Spread(NamedTuple):
@@ -184,18 +209,19 @@ def _over_examples(loss: MeanLoss, params: PyTree) -> _Spread:
     """Of all examples' gradients, of which only a chunk is held at a time."""
 
     def spread(examples: PyTree) -> _Spread:
-        gradients = jax.vmap(jax.grad(loss.example_loss), (None, 0))(params, examples)
-        mean = jax.tree.map(lambda g: jnp.mean(g, axis=0), gradients)
+        gradients = _each_gradient(loss, params, examples)
+        mean = _mean(gradients)
         return _Spread(mean, jax.tree.map(lambda g, m: jnp.sum((g - m) ** 2, axis=0), gradients, mean))
 
-    first, others = chunks(loss.data)
+    at_once = _examples_at_once(params)
+    first, others = chunks(loss.data, at_once)
     if others is None:
         return spread(first)
-    before = loss.count - jax.tree.leaves(others)[0].shape[0] * CHUNK
+    before = loss.count - jax.tree.leaves(others)[0].shape[0] * at_once
 
     def add(carry: tuple[Array, _Spread], examples: PyTree) -> tuple[tuple[Array, _Spread], None]:
         done, total = carry
-        return (done + CHUNK, _merged(total, done, spread(examples), CHUNK)), None
+        return (done + at_once, _merged(total, done, spread(examples), at_once)), None
 
     return jax.lax.scan(add, (jnp.asarray(before), spread(first)), others)[0][1]
 
@@ -212,6 +238,39 @@ def _merged(a: _Spread, a_count: Array, b: _Spread, b_count: int) -> _Spread:
     means, deviations = zip(*(merge(*four) for four in zip(*leaves, strict=True)), strict=True)
     structure = jax.tree.structure(a.mean)
     return _Spread(jax.tree.unflatten(structure, means), jax.tree.unflatten(structure, deviations))
+
+
+def _sums(loss: MeanLoss, params: PyTree, times: Int[Array, "M N"]) -> PyTree:
+    """M sums of the examples' gradients, each taken a number of times."""
+
+    def part(examples: PyTree, times: Array) -> PyTree:
+        exact = jax.lax.Precision.HIGHEST  # the sums' signs are wanted, and some sums are small
+        combine = lambda g: jnp.einsum("nm,n...->m...", times.astype(g.dtype), g, precision=exact)
+        return jax.tree.map(combine, _each_gradient(loss, params, examples))
+
+    first, others = chunks((loss.data, times.T), _examples_at_once(params))
+    total = part(*first)
+    if others is None:
+        return total
+    return jax.lax.scan(lambda total, chunk: (jax.tree.map(jnp.add, total, part(*chunk)), None), total, others)[0]
+
+
+def _each_gradient(loss: MeanLoss, params: PyTree, examples: PyTree) -> PyTree:
+    return jax.vmap(jax.grad(loss.example_loss), (None, 0))(params, examples)
+
+
+def _examples_at_once(params: PyTree) -> int:
+    """Of how many examples the gradients are held at a time."""
+    return min(CHUNK, max(_LEAST_GRADIENTS, _GRADIENT_NUMBERS // size(params)))
+
+
+def _mean(rows: PyTree) -> PyTree:
+    return jax.tree.map(lambda r: jnp.mean(r, axis=0), rows)
+
+
+def _combined(rows: PyTree, increment: Float[Array, " M"]) -> PyTree:
+    """The rows, each times its increment, together."""
+    return jax.tree.map(lambda r: jnp.tensordot(increment.astype(r.dtype), r, axes=1), rows)
 
 
 def _reweighted(loss: MeanLoss, share: float, params: PyTree, increment: Any) -> PyTree:

@@ -6,15 +6,24 @@ all that the optimizers' SDEs ask for.
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
 from .._tree import flat
+
+
+class Signs(NamedTuple):
+    """The signs of a stochastic gradient's coordinates, as far as SignSGD's SDE asks for their law."""
+
+    mean: PyTree
+    root: Callable[[PyTree], PyTree]
+    """A linear map R with R R' their covariance."""
 
 
 class AbstractNoise(eqx.Module):
@@ -40,12 +49,22 @@ class AbstractNoise(eqx.Module):
         """Raises `ValueError` where this noise does not fit parameters like `params`."""
 
     @abc.abstractmethod
-    def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: PRNGKeyArray) -> PyTree:
-        """One draw of the stochastic gradient of `loss` at `params`."""
+    def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: Any) -> PyTree:
+        """One draw of the stochastic gradient of `loss` at `params`, with a JAX key or with what `take` returns."""
 
-    def step_key(self, key: PRNGKeyArray, step: Int[Array, ""]) -> Any:
-        """What `stochastic_gradient` takes as its key at a step of a chain, from the key of the chain's noise."""
-        return jax.random.fold_in(key, step)
+    @property
+    def period(self) -> int:
+        """How many steps of a chain draw from one supply: those number b `period`, ..., (b + 1) `period` - 1."""
+        return 1
+
+    def supply(self, key: PRNGKeyArray) -> Any:
+        """What the gradients of one period of a chain are drawn from."""
+        return key
+
+    def take(self, supply: Any, place: Int[Array, ""]) -> Any:
+        """What `stochastic_gradient` takes as its key at the period's step number `place`, from 0 to `period` - 1."""
+        del place
+        return supply
 
     @abc.abstractmethod
     def variance(self, params: PyTree) -> PyTree:
@@ -79,6 +98,17 @@ class AbstractNoise(eqx.Module):
     @abc.abstractmethod
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
         """The covariance of the signs of the stochastic gradient's coordinates, raveled, given the gradient."""
+
+    def signs(self, gradient: PyTree, params: PyTree) -> Signs:
+        """The law of the signs, given the gradient; the map takes pytrees shaped like `sign_increments_like(params)`."""
+        mean = self.mean_sign(gradient, params)
+        if self.independent_signs:
+            return Signs(mean, eqx.Partial(scaled, jax.tree.map(sign_deviation, mean)))
+        return Signs(mean, eqx.Partial(mixed, symmetric_root(self.sign_covariance(gradient, params))))
+
+    def sign_increments_like(self, params: PyTree) -> PyTree:
+        """What increments the root of `signs` takes, as a pytree of that structure, shapes and dtypes."""
+        return params
 
 
 class AbstractIndependentNoise(AbstractNoise):
@@ -179,3 +209,20 @@ def draw(sampler: Callable[..., Array], key: PRNGKeyArray, params: PyTree) -> Py
 def scaled(scale: PyTree, increment: PyTree) -> PyTree:
     """An increment times a scale, coordinate by coordinate."""
     return jax.tree.map(jnp.multiply, scale, increment)
+
+
+def mixed(matrix: Float[Array, "d d"], increment: PyTree) -> PyTree:
+    """A matrix times an increment, raveled."""
+    vector, unravel = ravel_pytree(increment)
+    return unravel(matrix.astype(vector.dtype) @ vector)
+
+
+def symmetric_root(covariance: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """The symmetric square root of a covariance; eigenvalues that rounding has made negative count as 0."""
+    values, vectors = jnp.linalg.eigh(covariance)
+    return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+
+
+def sign_deviation(mean: Array) -> Array:
+    """The standard deviation of a sign of that mean: it is 1 or -1, so its variance is one minus its squared mean."""
+    return jnp.sqrt(jnp.maximum(1 - mean * mean, 0))  # rounding must not make it negative

@@ -5,7 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .._tree import as_params, shape_of
 from ._mean_loss import MeanLoss
@@ -68,17 +68,12 @@ class Problem(eqx.Module):
         noise = MiniBatch(loss, batch_size, shuffle=shuffle, covariance_examples=covariance_examples, sign_batches=sign_batches)
         return cls(loss, noise)
 
-    @property
-    def held(self) -> int:
-        """How many numbers of data evaluating the loss works on at a time; 0 for a loss that is no [`MeanLoss`][]."""
-        return self.loss.held if isinstance(self.loss, MeanLoss) else 0
-
     def gradient(self, params: PyTree) -> PyTree:
         """The gradient of the loss."""
         return jax.grad(self.loss)(params)
 
-    def stochastic_gradient(self, params: PyTree, key: PRNGKeyArray) -> PyTree:
-        """One draw of the stochastic gradient."""
+    def stochastic_gradient(self, params: PyTree, key: Any) -> PyTree:
+        """One draw of the stochastic gradient, with a JAX key."""
         return self.noise.stochastic_gradient(self.loss, params, key)
 
     def validate(self, x0: Any) -> Any:

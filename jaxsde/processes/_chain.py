@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ..problems import Problem
 
@@ -44,7 +46,32 @@ class Chain(eqx.Module):
         """The state before the first step."""
         return ChainState(x0, self.make_transform().init(x0))
 
-    def step(self, state: ChainState, key: PRNGKeyArray) -> ChainState:
+    def run(self, state: ChainState, start: Int[Array, ""], stop: Int[Array, ""], key: PRNGKeyArray) -> ChainState:
+        """The state after the steps from `start` up to, but not including, `stop`, with noise under `key`."""
+        return self.drive(lambda state, n, draw: self.step(state, draw), state, start, stop, key)
+
+    def drive(self, step: Callable[[Any, Array, Any], Any], state: Any, start: Array, stop: Array, key: PRNGKeyArray) -> Any:
+        """The state of whatever moves by `step(state, n, draw)` with the chain's gradients, which are drawn with `draw`."""
+        noise = self.problem.noise
+        period = noise.period
+
+        def block(number: Array, state: Any, start: Array, stop: Array) -> Any:
+            supply = noise.supply(jax.random.fold_in(key, number))
+            one = lambda n, state: step(state, n, noise.take(supply, n - number * period))
+            return jax.lax.fori_loop(start, stop, one, state)
+
+        if period == 1:
+            return jax.lax.fori_loop(start, stop, lambda n, state: block(n, state, n, n + 1), state)
+
+        def blocks(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            n, state = carry
+            number = n // period
+            end = jnp.minimum(stop, (number + 1) * period)
+            return end, block(number, state, n, end)
+
+        return jax.lax.while_loop(lambda carry: carry[0] < stop, blocks, (start, state))[1]
+
+    def step(self, state: ChainState, key: Any) -> ChainState:
         """One optimizer step with one stochastic gradient drawn with `key`."""
         return self.apply(state, self.problem.stochastic_gradient(state.x, key))
 

@@ -71,10 +71,8 @@ class SDE(eqx.Module):
         """
         key = _random.stream_key(key)
         x0 = self.problem.validate(x0(_random.start_key(key)) if is_sampler(x0) else x0)
-        steps_key = _random.gradient_key(key)
-        state = self.chain.init(x0)
-        for k in range(self.start_steps):
-            state = self.chain.step(state, self.problem.noise.step_key(steps_key, jnp.asarray(k)))
+        bounds = jnp.asarray(0), jnp.asarray(self.start_steps)
+        state = self.chain.run(self.chain.init(x0), *bounds, _random.gradient_key(key))
         dtype = jnp.result_type(*jax.tree.leaves(x0))
         return self.start_steps * self.learning_rate.astype(dtype), self.from_chain(state)
 

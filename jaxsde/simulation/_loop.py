@@ -47,6 +47,11 @@ class Recorder(eqx.Module):
         return Record(statistics, jnp.sum(lost, dtype=jnp.int32))
 
 
+def start(x0: Any, key: PRNGKeyArray) -> PyTree:
+    """The parameters at which the seed with this key starts."""
+    return as_params(x0(_random.start_key(key))) if is_sampler(x0) else x0
+
+
 @eqx.filter_jit
 def begin(
     stepper: AbstractStepper, recorder: Recorder, x0: Any, key: PRNGKeyArray, ids: Int[Array, " chunk"]
@@ -54,8 +59,7 @@ def begin(
     """The states of a chunk of seeds at step 0, and a buffer with that step recorded."""
 
     def one(seed: Int[Array, ""]) -> tuple[Any, Record]:
-        start = as_params(x0(_random.start_key(_random.seed_key(key, seed)))) if is_sampler(x0) else x0
-        state = stepper.init(start)
+        state = stepper.init(start(x0, _random.seed_key(key, seed)))
         first = recorder.record(stepper.view(state), seed)
         return state, jax.tree.map(lambda r: jnp.zeros((recorder.slots, *r.shape), r.dtype).at[0].set(r), first)
 

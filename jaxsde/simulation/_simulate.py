@@ -15,6 +15,7 @@ from .._tree import cast, is_sampler, shape_of, size
 from ..processes import SDE, Accompanied, Chain, Sighting
 from . import _loop
 from ._ensemble import Ensemble, Interrupted
+from ._footprint import largest_array_per_seed
 from ._increments import AbstractIncrements, GaussianIncrements, ThreePointIncrements, TwoPointIncrements
 from ._reducers import AbstractReducer, Moments
 from ._steppers import (
@@ -26,10 +27,12 @@ from ._steppers import (
     SDEStepper,
 )
 
-# How many numbers the states of a chunk's seeds may have. Measured on a processor: with fewer, starting the kernels of a
-# step weighs more than what larger arrays lose to the caches. Of the data that gradients work on at a time, counted for each
-# seed, there may be more: what a network makes of them is a multiple still. And how few seeds a chunk may have, and how many.
-_CHUNK_NUMBERS, _CHUNK_DATA, _LEAST_CHUNK, _LARGEST_CHUNK = 2**20, 2**22, 16, 2**14
+# How many numbers the states of a chunk's seeds may have, unless that were fewer than so many seeds or more than so many.
+# Measured on a processor: with fewer, starting the kernels of a step weighs more than what larger arrays lose to the caches.
+_CHUNK_NUMBERS, _LEAST_CHUNK, _LARGEST_CHUNK = 2**20, 16, 2**14
+
+# How many numbers any array of a chunk's program may have. A network's gradient holds a few such arrays at a time.
+_CHUNK_ARRAY = 2**25
 
 # How often the host looks in, in seconds: for the progress bar and for an interrupt from the keyboard.
 _GLANCE = 0.25
@@ -73,7 +76,8 @@ def simulate(
     - `substeps`: SDE only: how many steps of the solver make up one optimizer step, $h = \\eta$ / `substeps`.
     - `increments`: SDE only: `"two-point"`, `"three-point"`, `"gaussian"` or an [`AbstractIncrements`][]; by default
       two-point where only moments are asked for, which these serve to the same order in $h$, and else Gaussian.
-    - `chunk`: how many seeds run at a time; by default as many as suit the processor's cache.
+    - `chunk`: how many seeds run at a time; by default as many as suit the processor's caches, and fewer where the arrays
+      of so many would be large, as those of a big network are.
     - `progress`: whether a run of more than two seconds shows a progress bar, on a terminal and with tqdm installed.
 
     **Returns:** an [`Ensemble`][]. Seeds that diverge are counted in it, not an error.
@@ -116,8 +120,10 @@ def simulate(
 
     recorder = _loop.Recorder(cast(observe, dtype), reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
     plan = _plan(process, steps, substeps, increments, reduce, every)
-    chunk = _chunk_size(chunk, seeds, _state_size(inner, example), problem.held, reduce.multiple)
     start = x0 if is_sampler(x0) else example
+    if chunk is None:
+        chunk = _fitting(seeds, _state_size(inner, example), _footprint(plan, recorder, start, key))
+    chunk = math.ceil(min(_checks.count("chunk", chunk), seeds) / reduce.multiple) * reduce.multiple
     total = None
     done = 0
     host = _checks.is_concrete(process, example, key)
@@ -224,12 +230,31 @@ def _sde_state(sde: SDE, x: PyTree) -> PyTree:
     return sde.from_chain(sde.chain.init(x))
 
 
-def _chunk_size(chunk: int | None, seeds: int, numbers: int, held: int, multiple: int) -> int:
-    if chunk is None:
-        fit = min(_CHUNK_NUMBERS // numbers, _CHUNK_DATA // max(held, 1))
-        most = min(max(fit, _LEAST_CHUNK), _LARGEST_CHUNK)
-        chunk = math.ceil(seeds / math.ceil(seeds / most))
-    return math.ceil(min(_checks.count("chunk", chunk), seeds) / multiple) * multiple
+def _footprint(plan: list[_Phase], recorder: _loop.Recorder, x0: Any, key: PRNGKeyArray) -> int:
+    """How many numbers each seed adds to the largest array of a step or of a record."""
+    # `shape_of` remembers shapes: so the number is made one.
+    steppers = [(phase.stepper, phase.start < phase.stop) for phase in plan]
+    return shape_of(_as_large, steppers, recorder, x0, key).shape[0]
+
+
+def _as_large(steppers: list[tuple[AbstractStepper, bool]], recorder: _loop.Recorder, x0: Any, key: PRNGKeyArray) -> jax.Array:
+    def one(key: PRNGKeyArray) -> Any:
+        state = _loop.start(x0, key)
+        first = jnp.zeros((), jnp.int32)
+        for stepper, moves in steppers:
+            state = stepper.init(state)
+            if moves:
+                state = stepper.run(state, first, first + 1, stepper.stream(key))
+        return recorder.values(steppers[-1][0].view(state))
+
+    return jnp.zeros(largest_array_per_seed(jax.vmap(one), key), jnp.int8)
+
+
+def _fitting(seeds: int, numbers: int, footprint: int) -> int:
+    """How many seeds to run at a time: as many as suit the caches and fit in memory, in chunks of about the same size."""
+    quick = min(max(_CHUNK_NUMBERS // numbers, _LEAST_CHUNK), _LARGEST_CHUNK)
+    most = max(1, min(quick, _CHUNK_ARRAY // footprint))
+    return math.ceil(seeds / math.ceil(seeds / most))
 
 
 def _observed_shape(name: str, function: Any, example: PyTree) -> PyTree:

@@ -4,7 +4,6 @@ import abc
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
@@ -46,8 +45,7 @@ class ChainStepper(AbstractStepper):
         return self.chain.init(start)
 
     def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
-        noise = self.chain.problem.noise
-        return jax.lax.fori_loop(start, stop, lambda n, s: self.chain.step(s, noise.step_key(stream, n)), state)
+        return self.chain.run(state, start, stop, stream)
 
     def view(self, state: Any) -> PyTree:
         return self.chain.position(state)
@@ -101,14 +99,13 @@ class AccompaniedChainStepper(AbstractStepper):
         return self.chain.init(start), self.tangent.init()
 
     def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
-        def step(n: Array, state: Any) -> Any:
+        def step(state: Any, n: Array, draw: Any) -> Any:
             chain, tangent = state
-            problem = self.chain.problem
-            gradient = problem.stochastic_gradient(chain.x, problem.noise.step_key(stream, n))
+            gradient = self.chain.problem.stochastic_gradient(chain.x, draw)
             noise = self.tangent.sde.innovation(chain.x, gradient)  # type: ignore[misc]
             return self.chain.apply(chain, gradient), self.tangent.step(tangent, n, self.h, scaled(self.h, noise))
 
-        return jax.lax.fori_loop(start, stop, step, state)
+        return self.chain.drive(step, state, start, stop, stream)
 
     def view(self, state: Any) -> PyTree:
         return self.tangent.sighting(self.chain.position(state[0]), state[1])
@@ -127,7 +124,7 @@ class RestingChainStepper(AbstractStepper):
         return self.chain.init(start), self.tangent.init()
 
     def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
-        return ChainStepper(self.chain).run(state[0], start, stop, stream), state[1]
+        return self.chain.run(state[0], start, stop, stream), state[1]
 
     def view(self, state: Any) -> PyTree:
         return self.tangent.sighting(self.chain.position(state[0]), state[1])

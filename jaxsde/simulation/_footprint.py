@@ -1,0 +1,32 @@
+"""How much memory the seeds of a chunk take: which arrays of a program grow with their number, and how far."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jaxtyping import Array
+
+
+def largest_array_per_seed(program: Callable[[Array], Any], key: Array) -> int:
+    """By how many numbers the array of a program grows that grows most with every seed; at least 1.
+
+    **Arguments:** `program`: takes an array of keys, one for each seed; `key`: like one of these.
+    """
+    few, more = (jax.make_jaxpr(program)(jax.numpy.broadcast_to(key, (seeds, *key.shape))) for seeds in (2, 3))
+    # A program's equations depend on how many axes its arrays have, not on how long these are.
+    growths = (b - a for a, b in zip(_sizes(few.jaxpr), _sizes(more.jaxpr), strict=True))
+    return max(1, max(growths, default=1))
+
+
+def _sizes(jaxpr: Jaxpr) -> Iterator[int]:
+    """How many numbers each result of an equation has, those of inner programs included."""
+    for equation in jaxpr.eqns:
+        yield from (getattr(variable.aval, "size", 0) for variable in equation.outvars)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+            if _is_program(inner):
+                yield from _sizes(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, (Jaxpr, ClosedJaxpr))
