@@ -95,6 +95,9 @@ def minibatch_study(scale: Scale) -> Study:
             # Of the same variances, but those at the start, and of Gaussian law.
             injected = Problem(problem.loss, Gaussian(jax.tree.map(jnp.sqrt, problem.noise.variance(x0))))
             others = {"SDE": (opt.sde(problem), dict(substeps=2)), "injected noise": (opt.chain(injected), {})}
+            if isinstance(opt, SignSGD):
+                drawn = Problem.from_data(networks.cross_entropy, examples, batch_size=batch_size, sign_batches=200)
+                others["SDE, drawn signs"] = (opt.sde(drawn), dict(substeps=2))
             if isinstance(opt, AdamW):
                 others["malladi"] = (opt.sde(problem, model="malladi"), dict(substeps=2))
             curves = [curve("optimizer", chain, color="k")]
@@ -111,6 +114,8 @@ def minibatch_study(scale: Scale) -> Study:
         "(spread), and over the decrease of its loss; chance: what two equal laws would show",
         "SDE: with the covariance of the batch gradient at the current point; injected noise: the optimizer itself with "
         "Gaussian noise of the variances at the start, which fall as the loss does",
+        "drawn signs: mean and covariance of SignSGD's signs over 200 batches; SDE takes each coordinate for normal and the "
+        "signs for independent, which they are not where a few examples make a batch",
     ]
     return Study("Mini-batches of digits", tuple(columns.split()), rows, panels, notes)
 
