@@ -9,10 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.integrate
-import scipy.sparse.linalg
-import scipy.special
-import scipy.stats
+import scipy  # whose parts load when they are first used
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-import scipy.special
+import scipy  # whose parts load when they are first used
 
 from .._extras import require
 from ..estimation import LayerNoise, NoiseReport

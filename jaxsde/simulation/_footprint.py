@@ -4,8 +4,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array
+
+# A prime number of seeds, so large that what seeds share is hardly a multiple of it by accident.
+_SEEDS = 8191
 
 
 def largest_array_per_seed(program: Callable[[Array], Any], key: Array) -> int:
@@ -13,10 +17,8 @@ def largest_array_per_seed(program: Callable[[Array], Any], key: Array) -> int:
 
     **Arguments:** `program`: takes an array of keys, one for each seed; `key`: like one of these.
     """
-    few, more = (jax.make_jaxpr(program)(jax.numpy.broadcast_to(key, (seeds, *key.shape))) for seeds in (2, 3))
-    # A program's equations depend on how many axes its arrays have, not on how long these are.
-    growths = (b - a for a, b in zip(_sizes(few.jaxpr), _sizes(more.jaxpr), strict=True))
-    return max(1, max(growths, default=1))
+    traced = jax.make_jaxpr(program)(jnp.broadcast_to(key, (_SEEDS, *key.shape)))
+    return max([1, *(size // _SEEDS for size in _sizes(traced.jaxpr) if size % _SEEDS == 0)])
 
 
 def _sizes(jaxpr: Jaxpr) -> Iterator[int]:
