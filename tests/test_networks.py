@@ -53,7 +53,8 @@ def test_convolution_is_scipys():
     conv = Conv(2, 3, key=KEY)
     kernel = np.asarray(conv.weight).reshape(3, 2, 3, 3)
     expected = [sum(correlate2d(np.asarray(IMAGE[c]), kernel[o, c], mode="same") for c in range(2)) for o in range(3)]
-    np.testing.assert_allclose(conv(IMAGE), np.stack(expected), rtol=1e-4, atol=1e-5)
+    found = conv(jnp.moveaxis(IMAGE, 0, -1))
+    np.testing.assert_allclose(found, np.stack(expected, axis=-1), rtol=1e-4, atol=1e-5)
 
 
 def test_pooling_takes_the_largest_and_leaves_out_an_odd_edge():
@@ -61,7 +62,8 @@ def test_pooling_takes_the_largest_and_leaves_out_an_odd_edge():
 
     x = np.random.default_rng(0).normal(size=(2, 5, 7))
     expected = [[[x[c, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max() for j in range(3)] for i in range(2)] for c in range(2)]
-    np.testing.assert_allclose(max_pool(jnp.asarray(x)), expected, rtol=1e-6)
+    found = max_pool(jnp.asarray(np.moveaxis(x, 0, -1)))
+    np.testing.assert_allclose(found, np.moveaxis(expected, 0, -1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -6,6 +6,11 @@ import numpy as np
 
 from ..simulation import Ensemble
 
+CHANCE = (
+    "chance: what the gap of two equal laws comes to over the spread, in the mean; as differences at neighbouring times go "
+    "together, two and a half times that is still nothing unusual"
+)
+
 
 class Gap(NamedTuple):
     """The difference of mean losses, averaged over times after the start."""

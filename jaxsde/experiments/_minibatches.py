@@ -14,7 +14,7 @@ from ..optimizers import SGD, AdamW, RMSprop, SignSGD, svag
 from ..problems import Gaussian, Problem
 from ..simulation import Ensemble, Samples, simulate
 from ._experiment import Scale, Study
-from ._gap import gap_between
+from ._gap import CHANCE, gap_between
 from ._panels import Curve, Panel, curve
 
 # What an optimizer is compared with looks the same in every panel.
@@ -111,7 +111,8 @@ def minibatch_study(scale: Scale) -> Study:
             panels.append(Panel(f"{type(opt).__name__}, batch {batch_size}", "time", "training loss", curves))
     notes = [
         "gap: the mean over time of the difference between mean losses; over the optimizer's standard deviation over seeds "
-        "(spread), and over the decrease of its loss; chance: what two equal laws would show",
+        "(spread), and over the decrease of its loss",
+        CHANCE,
         "SDE: with the covariance of the batch gradient at the current point; injected noise: the optimizer itself with "
         "Gaussian noise of the variances at the start, which fall as the loss does",
         "drawn signs: mean and covariance of SignSGD's signs over 200 batches; SDE takes each coordinate for normal and the "

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,12 +12,12 @@ from jaxtyping import PRNGKeyArray
 
 from .. import data, networks
 from .._tree import flat
-from ..estimation import noise_report
+from ..estimation import NoiseReport, noise_report
 from ..optimizers import Adam, AdamW, RMSprop, RMSpropW, SignSGD
 from ..problems import Gaussian, MeanLoss, MiniBatch, Problem
 from ..simulation import simulate
 from ._experiment import Scale, Study
-from ._gap import gap_between
+from ._gap import CHANCE, gap_between
 from ._panels import Panel, curve
 
 _MODELS = {"compagnoni": "paper", "malladi": "malladi", "ode": "ode"}
@@ -36,21 +37,26 @@ def networks_study(scale: Scale) -> Study:
     """Optimizers against their SDEs on four architectures."""
     columns = "network optimizer rate model substeps gap/spread chance gap/decrease spread/optimizer's closest"
     notes = [
-        "rate: what noise_report gives for RMSprop and Adam at the start, with a tolerance of 10 %",
+        "rate: the largest at which noise_report has the SDE hold at the start, with a tolerance of 10 %, to one digit; "
+        "RMSprop's average of squares starts at the variance of the noise",
         "gap: the mean over time of the difference between the mean losses of optimizer and model; over the optimizer's "
-        "standard deviation over seeds (spread), and over the decrease of its loss; by chance, what two equal laws would show",
+        "standard deviation over seeds (spread), and over the decrease of its loss",
+        CHANCE,
     ]
+    if scale.small:
+        notes.append(
+            "with one substep Euler's scheme is close to the optimizer itself, whatever the SDE; the full run has four"
+        )
     found: list[_Outcome] = []
     try:
         for place, (name, training) in enumerate(_trainings(scale).items()):
             x0 = training.build(scale.key(place))
             loss = MeanLoss(networks.cross_entropy, training.examples)
             # As strong as that of batches of 32 at the start, evenly over the coordinates.
-            problem = Problem(loss, Gaussian(jnp.sqrt(jnp.mean(flat(MiniBatch(loss, 32).variance(x0))))))
-            # The largest learning rate at which the SDEs should hold here.
+            variance = jnp.mean(flat(MiniBatch(loss, 32).variance(x0)))
+            problem = Problem(loss, Gaussian(jnp.sqrt(variance)))
             report = noise_report(problem, x0, draws=32, key=scale.key(500 + place))
-            rate = float(f"{report.learning_rate['RMSprop, Adam']:.1g}")
-            for number, opt in enumerate(_optimizers(scale, rate)):
+            for number, opt in enumerate(_optimizers(scale, report, float(variance))):
                 found.append(_compared(scale, name, opt, problem, x0, scale.key(1000 + 100 * place + number)))
     except KeyboardInterrupt:
         if not found:
@@ -93,7 +99,8 @@ def _compared(scale: Scale, name: str, opt: Any, problem: Problem, x0: Any, key:
     finest = {label: gap for (label, substeps), gap in gaps.items() if substeps == scale.pick(1, 4)}
     first, second, *_ = sorted(finest, key=lambda label: finest[label].to_spread)
     # Where the next one is hardly further off than chance allows, none is the closest.
-    clear = finest[second].to_spread - finest[first].to_spread > 2 * finest[first].chance
+    chance = max(finest[first].chance, finest[second].chance)
+    clear = finest[second].to_spread - finest[first].to_spread > 2 * chance
     kind = type(opt).__name__
     rows: list[tuple[str | float, ...]] = []
     for (label, substeps), gap in gaps.items():
@@ -101,15 +108,25 @@ def _compared(scale: Scale, name: str, opt: Any, problem: Problem, x0: Any, key:
         numbers = gap.to_spread, gap.chance, gap.to_decrease, gap.spread_ratio
         rows.append((name, kind, float(opt.rate), label, float(substeps), *numbers, said))
     best = ", ".join(f"{label} {gap.to_spread:.3g}" for label, gap in finest.items())
-    scale.report(f"{name}, {kind}: gap over spread: {best} (chance {finest[first].chance:.2g})")
+    scale.report(f"{name}, {kind}: gap over spread: {best} (chance {chance:.2g})")
     return _Outcome(rows, Panel(f"{name}, {kind}", "time", "training loss", curves), first if clear else None)
 
 
-def _optimizers(scale: Scale, rate: float) -> list[Any]:
-    """With averages over 10 and 100 steps, beside a run of 100."""
-    both = [SignSGD(rate), AdamW(rate, b1=0.9, b2=0.99, weight_decay=0.1)]
-    more = [RMSprop(rate, 0.99), RMSpropW(rate, 0.99, weight_decay=0.1), Adam(rate, b1=0.9, b2=0.99)]
-    return scale.pick(both, [both[0], *more, both[1]])
+def _optimizers(scale: Scale, report: NoiseReport, variance: float) -> list[Any]:
+    """With averages over 10 and 100 steps, beside a run of 100, at the largest rates at which their SDEs should hold."""
+    sign, rate = (_rounded_down(report.learning_rate[name]) for name in ("SignSGD", "RMSprop, Adam"))
+    adam: dict[str, Any] = dict(b1=0.9, b2=0.99)
+    rms: dict[str, Any] = dict(decay=0.99, initial_scale=variance)
+    both = [SignSGD(sign), AdamW(rate, **adam, weight_decay=0.1)]
+    return scale.pick(
+        both, [both[0], RMSprop(rate, **rms), RMSpropW(rate, **rms, weight_decay=0.1), Adam(rate, **adam), both[1]]
+    )
+
+
+def _rounded_down(rate: float) -> float:
+    """To one digit."""
+    unit = 10.0 ** math.floor(math.log10(rate))
+    return math.floor(rate / unit) * unit
 
 
 def _trainings(scale: Scale) -> dict[str, _Training]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _checks
@@ -22,7 +23,7 @@ class _Head(eqx.Module):
         self.dense = Linear(pooled, _checks.count("dense", dense), key=first)
         self.last = Linear(dense, _checks.count("classes", classes), LINEAR, key=second)
 
-    def __call__(self, x: Float[Array, "c h w"]) -> Float[Array, " classes"]:
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, " classes"]:
         return self.last(jax.nn.relu(self.dense(max_pool(x).ravel())))
 
 
@@ -52,7 +53,7 @@ class CNN(eqx.Module):
         self.head = _Head(shape, channels, dense, classes, key=second)
 
     def __call__(self, image: Float[Array, "c h w"]) -> Float[Array, " classes"]:
-        return self.head(jax.nn.relu(self.conv(image)))
+        return self.head(jax.nn.relu(self.conv(_channels_last(image))))
 
 
 class _Residual(eqx.Module):
@@ -65,9 +66,11 @@ class _Residual(eqx.Module):
         self.conv = Conv(channels, channels, key=key)
         self.norm = None if groups is None else eqx.nn.GroupNorm(groups, channels)
 
-    def __call__(self, x: Float[Array, "c h w"]) -> Float[Array, "c h w"]:
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
         step = self.conv(x)
-        return jax.nn.relu(x + (step if self.norm is None else self.norm(step)))
+        if self.norm is not None:
+            step = _channels_last(self.norm(jnp.moveaxis(step, -1, 0)))
+        return jax.nn.relu(x + step)
 
 
 class ResNet(eqx.Module):
@@ -114,10 +117,14 @@ class ResNet(eqx.Module):
         self.head = _Head(shape, channels, dense, classes, key=last)
 
     def __call__(self, image: Float[Array, "c h w"]) -> Float[Array, " classes"]:
-        x = jax.nn.relu(self.conv(image))
+        x = jax.nn.relu(self.conv(_channels_last(image)))
         for block in self.blocks:
             x = block(x)
         return self.head(x)
+
+
+def _channels_last(image: Float[Array, "c h w"]) -> Float[Array, "h w c"]:
+    return jnp.moveaxis(image, 0, -1)
 
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:

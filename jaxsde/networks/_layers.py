@@ -29,7 +29,7 @@ class Conv(eqx.Module):
     """A 3 x 3 convolution that keeps height and width; weights N(0, 2 / fan-in), biases 0.
 
     A matrix product over patches: convolutions whose filters differ from seed to seed are many times slower, as the
-    compiler has to make grouped ones of them.
+    compiler has to make grouped ones of them. Channels come last, so that the patches are the product's rows as they stand.
     """
 
     weight: Float[Array, "out in_ 9"]
@@ -39,18 +39,18 @@ class Conv(eqx.Module):
         self.weight = math.sqrt(RELU / (9 * in_channels)) * jax.random.normal(key, (out_channels, in_channels, 9))
         self.bias = jnp.zeros(out_channels)
 
-    def __call__(self, x: Float[Array, "in_ h w"]) -> Float[Array, "out h w"]:
-        height, width = x.shape[1:]
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1)))
-        patches = jnp.stack([padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=1)
-        return jnp.einsum("oik,ikhw->ohw", self.weight, patches) + self.bias[:, None, None]
+    def __call__(self, x: Float[Array, "h w in_"]) -> Float[Array, "h w out"]:
+        height, width = x.shape[:2]
+        padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+        patches = jnp.concatenate([padded[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=-1)
+        return patches @ self.weight.transpose(2, 1, 0).reshape(patches.shape[-1], -1) + self.bias
 
 
-def max_pool(x: Float[Array, "c h w"]) -> Float[Array, "c h_half w_half"]:
+def max_pool(x: Float[Array, "h w c"]) -> Float[Array, "h_half w_half c"]:
     """The largest of each 2 x 2 square; an odd last row or column is left out."""
-    channels, height, width = x.shape
-    even = x[:, : height // 2 * 2, : width // 2 * 2]
-    return even.reshape(channels, height // 2, 2, width // 2, 2).max(axis=(2, 4))
+    height, width, channels = x.shape
+    even = x[: height // 2 * 2, : width // 2 * 2]
+    return even.reshape(height // 2, 2, width // 2, 2, channels).max(axis=(1, 3))
 
 
 class Attention(eqx.Module):
