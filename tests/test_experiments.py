@@ -33,7 +33,8 @@ def test_the_square_root_rule_holds_where_noise_dominates_and_nothing_less_does(
 def test_drawn_gradients_have_the_covariance_claimed(tables):
     for row in tables("covariance"):
         assert row["largest |z|"] < 5.5
-        assert row["correlation"] > 0.999
+        assert abs(row["trace, drawn / claimed"] - 1) < 5.5 * row["s.e."]
+        assert 5.5 * row["s.e."] < 0.03  # what is 3 % off would be seen
 
 
 def test_svag_tends_to_the_sde(tables):
@@ -43,7 +44,7 @@ def test_svag_tends_to_the_sde(tables):
         error = rows[name, f"SVAG, l = {last}"]
         chance = 100 * error["s.e."] / error["mean loss"]
         assert near < 5.5 * np.sqrt(2) * chance + 1
-        assert far > 2 * near or name == "SGD"
+        assert far > 7 * np.sqrt(2) * chance and far > 1.6 * near  # it has a way to go, and goes it
 
 
 def test_heavy_tails(tables):
@@ -52,14 +53,19 @@ def test_heavy_tails(tables):
     for nu in (1.0, 2.0):
         row = rows[nu, "SignSGD"]
         assert row["largest"] < 2
-        # The mean square of a normal variable, over the seeds and coordinates: within 5.5 standard errors, and 3 %.
-        assert abs(row["mean loss"] / float(row["closed form"]) - 1) < 5.5 * np.sqrt(2 / 400) + 0.03
+        error, mean = float(row["s.e."]), row["mean loss"]
+        assert abs(mean - float(row["SDE's mean"])) < 5.5 * np.sqrt(2) * error + 0.01 * mean
+        assert abs(mean - float(row["closed form"])) < 5.5 * error + 0.02 * mean
+        assert 5.5 * np.sqrt(2) * error < 0.2 * mean  # the slope of the normal law at 0 would be seen
 
 
 def test_phases(tables):
-    for row in tables("phases"):
-        assert row["gap / decrease"] < 0.002
+    for row, gap in zip(tables("phases"), (2e-6, 5e-5, 5e-4), strict=True):
+        assert row["gap / decrease"] < gap  # by a few times its standard error, which grows with the noise
         assert row["final loss"] < row["bound"] and row["SDE"] < row["bound"]
+        assert abs(row["final loss"] - row["SDE"]) < 5.5 * np.sqrt(2) * row["s.e."] + 0.01 * row["SDE"]
+    first, second, third = (row["loss / its bound"] for row in tables("phases"))
+    assert first < 1.001 and second < 1.001 and third == "never inside"
 
 
 def test_an_unknown_experiment_is_named():

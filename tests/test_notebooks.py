@@ -26,4 +26,6 @@ def test_outputs_are_stripped_and_the_location_is_the_projects(path):
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
     assert "Open in Colab" in "".join(cells[0]["source"]) and path.name in "".join(cells[0]["source"])
     assert "%pip install" in "".join(code[0]["source"])
+    prose = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    assert not any("\\\\" in text for text in prose)  # a doubled backslash breaks a formula
     assert any("TPU" in "".join(cell["source"]) for cell in cells)

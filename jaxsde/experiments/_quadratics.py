@@ -20,38 +20,41 @@ def phases_study(scale: Scale) -> Study:
     """SignSGD's three phases (Lemmas 3.4 and 3.5)."""
     rate, steps = 1e-3, 6000
     opt, x0 = SignSGD(rate), jnp.array([2.0, 2.0])
-    header = ("sigma", "phase 1 ends", "x[0] leaves it at", "gap / decrease", "final loss", "stderr", "SDE", "bound")
+    columns = "sigma,phase 1 ends,x[0] leaves it at,loss / its bound,gap / decrease,final loss,s.e.,SDE,bound"
     rows: list[tuple[str | float, ...]] = []
     panels = []
     for i, sigma in enumerate((0.1, 0.5, 2.0)):
         problem = Problem(Quadratic(_HESSIAN), Gaussian(sigma))
-        run: dict[str, Any] = dict(steps=steps, every=60, seeds=scale.pick(500, 5000), progress=False)
+        run: dict[str, Any] = dict(steps=steps, every=60, seeds=scale.pick(4000, 20_000), progress=False)
         chain = simulate(opt.chain(problem), x0, key=scale.key(2 * i), **run)
         sde = simulate(opt.sde(problem), x0, key=scale.key(2 * i + 1), **run)
         ts = np.asarray(chain.ts, float)
         bound = theory.loss_bound(opt, problem, x0, ts)
         first = np.asarray(theory.loss_bound(opt, problem, x0, ts, phase=1).loss, float)
-        # Where the mean of the steepest coordinate leaves the phase |Y| > 3/2, in which signal dominates.
-        inside = np.abs(np.asarray(chain["x"].mean, float)[:, 0]) * _HESSIAN[0] / (np.sqrt(2) * sigma) > 1.5
-        left = ts[np.argmin(inside)] if not inside.all() else np.nan
+        # Where the means of the coordinates are in the phase |Y| > 3/2, in which signal dominates.
+        signal = np.abs(np.asarray(chain["x"].mean, float)) * _HESSIAN / (np.sqrt(2) * sigma) > 1.5
+        left = ts[np.argmin(signal[:, 0])] if not signal[:, 0].all() else np.nan
+        inside = signal.all(axis=1)
         ours, theirs = (np.asarray(r["loss"].mean, float) for r in (chain, sde))
+        held = float(np.max(ours[inside] / first[inside])) if inside.any() else "never inside"
         gap = np.mean(np.abs(ours - theirs)) / (ours[0] - ours.min())
         end = float(theory.phase_1_time(problem, x0))
         error = float(np.asarray(chain["loss"].stderr)[-1])
-        rows.append((sigma, end, float(left), gap, ours[-1], error, theirs[-1], float(bound.loss[-1])))
+        rows.append((sigma, end, float(left), held, gap, ours[-1], error, theirs[-1], float(bound.loss[-1])))
         scale.report(f"sigma {sigma:g}: loss {ours[-1]:.3g}, SDE {theirs[-1]:.3g}")
         curves = [curve("optimizer", chain), curve("SDE", sde, style="--")]
         curves += [
             Curve("bound", ts, np.asarray(bound.loss, float), style=":", color="k"),
-            Curve("bound of Phase 1, without noise", ts, np.where(first > 0, first, np.nan), style=":", color="0.5"),
+            Curve("bound of Phase 1, while in it", ts, np.where(inside, first, np.nan), style=":", color="C3"),
         ]
         panels.append(Panel(f"$\\sigma$ = {sigma:g}", "time", "loss", curves))
     notes = [
         "phase 1 ends: by when the loss without noise is at its minimum at the latest, sqrt(2 S_0 / mu); where the mean of "
-        "x[0] leaves |Y| > 3/2 is measured",
+        "x[0] leaves |Y| > 3/2 is measured (0: it starts outside)",
+        "loss / its bound: the mean loss over Phase 1's bound, at most, while all coordinates are in that phase",
         "bound: of the final loss, for the SDE; the larger the noise, the sooner the decay is exponential, at a rate ~ 1/sigma",
     ]
-    return Study("SignSGD's three phases", header, rows, panels, notes)
+    return Study("SignSGD's three phases", tuple(columns.split(",")), rows, panels, notes)
 
 
 def stationary_study(scale: Scale) -> Study:
@@ -80,32 +83,35 @@ def stationary_study(scale: Scale) -> Study:
         for j in range(2):
             off = 100 * (theirs[j] / ours[j] - 1), 100 * (form[j] / ours[j] - 1)
             rows.append((name, f"x[{j}]", ours[j], errors[0][j], theirs[j], errors[1][j], form[j], *off))
-        found.append(np.stack([ours, theirs, form]) / form)
+        found.append(np.stack([ours, theirs, *errors]) / form)
         scale.report(f"{name}: SDE off by {100 * np.max(np.abs(theirs / ours - 1)):.2g} %")
-    ratios = np.array(found)  # (optimizers, ways, coordinates)
+    ratios = np.array(found)  # (optimizers, ways and their errors, coordinates)
     places = np.arange(len(chosen), dtype=float)
     curves = [
-        Curve(f"{way}, x[{j}]", places + 0.1 * (2 * k + j), ratios[:, k, j], np.zeros(len(chosen)))
+        Curve(f"{way}, x[{j}]", places + 0.1 * (2 * k + j), ratios[:, k, j], 5 * ratios[:, 2 + k, j])
         for k, way in enumerate(("optimizer", "SDE"))
         for j in range(2)
     ]
     names = ", ".join(f"{k} {type(opt).__name__}" for k, opt in enumerate(chosen))
     panel = Panel("Stationary variances over the closed form", names, "ratio", curves, yscale="linear", bars=True)
-    notes = ["the SDE is that of its solver with 4 substeps; the closed forms of adaptive methods take noise to dominate"]
+    notes = [
+        "the SDE is that of its solver with 4 substeps; the closed forms of adaptive methods take noise to dominate; error "
+        "bars: 5 standard errors"
+    ]
     return Study(f"Stationary laws on a quadratic, sigma = {sigma:g}", header, rows, [panel], notes)
 
 
 def tails_study(scale: Scale) -> Study:
-    """SGD diverges under noise without variance, SignSGD converges and has an SDE (Theorem 3.2)."""
+    """Under noise without variance SGD's mean loss is infinite; SignSGD converges and has an SDE (Theorem 3.2)."""
     rate, steps = 0.01, scale.pick(1000, 4000)
-    header = ("nu", "optimizer", "median loss", "mean loss", "largest", "SDE's mean", "closed form")
+    header = ("nu", "optimizer", "median loss", "mean loss", "s.e.", "largest", "SDE's mean", "closed form")
     rows: list[tuple[str | float, ...]] = []
     panels = []
     for i, nu in enumerate((1.0, 2.0)):
         problem = Problem(Quadratic(_HESSIAN), StudentT(nu, 1.0))
         curves = []
         for j, opt in enumerate((SGD(rate), SignSGD(rate), Adam(rate, 0.9, 0.999))):
-            run: dict[str, Any] = dict(steps=steps, every=steps // 50, seeds=scale.pick(200, 2000), progress=False)
+            run: dict[str, Any] = dict(steps=steps, every=steps // 50, seeds=scale.pick(2000, 10_000), progress=False)
             run["observe"] = {"loss": problem.loss}
             name = type(opt).__name__
             samples = simulate(opt.chain(problem), jnp.ones(2), key=scale.key(100 + 10 * i + j), reduce=Samples(), **run)
@@ -122,7 +128,9 @@ def tails_study(scale: Scale) -> Study:
                 Curve(f"{name}, median", ts, np.median(loss, axis=1), style=":", color=f"C{j}"),
             ]
             median, mean = float(np.median(loss[-1])), float(loss[-1].mean())
-            rows.append((nu, name, median, mean, float(loss.max()), sde, form))
+            # Of SGD's mean there is none: an infinite mean has no standard error.
+            error = "none" if isinstance(opt, SGD) else f"{float(loss[-1].std(ddof=1) / np.sqrt(loss.shape[1])):.2g}"
+            rows.append((nu, name, median, mean, error, float(loss.max()), sde, form))
             scale.report(f"nu {nu:g}, {name}: median {median:.3g}, mean {mean:.3g}")
         panels.append(Panel(f"Student-t noise, $\\nu$ = {nu:g}", "time", "loss", curves))
     notes = [

@@ -14,7 +14,7 @@ EXPERIMENTS = {
     for experiment in (
         Experiment("phases", "SignSGD passes three phases, and bounds hold in them (Lemmas 3.4, 3.5)", 1, phases_study),
         Experiment("stationary", "optimizers settle where their SDEs and the closed forms say", 3, stationary_study),
-        Experiment("tails", "without variance SGD has no law to settle in, SignSGD has (Theorem 3.2)", 1, tails_study),
+        Experiment("tails", "without variance SGD's mean loss is infinite, SignSGD settles (Theorem 3.2)", 1, tails_study),
         Experiment("schedules", "which schedules converge, and how fast", 1, schedules_study),
         Experiment("decay", "AdamW bears any noise, coupled decay does not (Lemma 3.13)", 2, decay_study),
         Experiment("networks", "the SDEs track training on an MLP, a CNN, a ResNet and a Transformer", 45, networks_study),
