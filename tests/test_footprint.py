@@ -6,7 +6,7 @@ import pytest
 
 import jaxsde as js
 from jaxsde.simulation import _simulate
-from jaxsde.simulation._footprint import largest_array_per_seed
+from jaxsde.simulation._footprint import largest_array, largest_array_per_seed
 
 KEY = jax.random.key(0)
 
@@ -34,28 +34,32 @@ def test_what_seeds_share_does_not_count():
     assert largest_array_per_seed(jax.vmap(lambda key: jax.random.normal(key, (500,)) @ (shared * shared)), KEY) == 500
 
 
-def test_fewer_seeds_at_a_time_where_arrays_are_large():
-    limit, most = _simulate._CHUNK_ARRAY, _simulate._LARGEST_CHUNK
-    assert _simulate._fitting(10, 1, 1) == 10
-    assert _simulate._fitting(10 * most, 1, 1) == most
-    assert _simulate._fitting(100, 1, limit // 10) == 10
-    assert _simulate._fitting(100, 1, 2 * limit) == 1
-    assert _simulate._fitting(15, 1, limit // 10) == 8  # two chunks of about the same size
+def test_the_largest_array_of_a_program():
+    assert largest_array(jax.jit(lambda x: jnp.sum(x[:, None] * x)), jnp.ones(30)) == 30 * 30
 
 
-def test_the_seeds_of_a_large_loss_run_a_few_at_a_time(monkeypatch):
-    """Each seed's gradient holds 64 matrices of 100 x 100, and a chunk's arrays may have as many numbers as four of these."""
+def test_chunks_of_about_the_same_size():
+    assert _simulate._even(10, 20) == 10
+    assert _simulate._even(100, 10) == 10
+    assert _simulate._even(100, 0) == 1
+    assert _simulate._even(15, 10) == 8
+
+
+@pytest.mark.parametrize("limit, chunks", [(2**25, [12]), (4 * 64 * 100 * 100, [4, 4, 4]), (1, [1] * 12)])
+def test_the_seeds_of_a_large_loss_run_a_few_at_a_time(monkeypatch, limit, chunks):
+    """Each seed's gradient holds 64 matrices of 100 x 100, and a chunk's arrays may have so many numbers."""
     data = jnp.ones((64, 100))
     problem = js.Problem.from_data(lambda w, row: jnp.sum(jnp.tanh(row[:, None] * w) @ w), data, batch_size=4)
-    monkeypatch.setattr(_simulate, "_CHUNK_ARRAY", 4 * 64 * 100 * 100)
+    monkeypatch.setattr(_simulate, "_CHUNK_ARRAY", limit)
     taken = []
     run = _simulate._run_chunk
 
     def measured(plan, recorder, x0, key, ids, bar):
-        taken.append(len(ids))
+        if not isinstance(ids, jax.core.Tracer):  # else it is but traced, for its arrays
+            taken.append(len(ids))
         return run(plan, recorder, x0, key, ids, bar)
 
     monkeypatch.setattr(_simulate, "_run_chunk", measured)
     opt = js.SGD(1e-6)
     js.simulate(opt.sde(problem), jnp.ones((100, 100)), steps=1, seeds=12, key=KEY, observe={"loss": problem.loss})
-    assert taken == [4, 4, 4]
+    assert taken == chunks

@@ -119,7 +119,6 @@ def noise_report(
     _checks.number("tolerance", tolerance, low=0.0, high=1.0)
     key = _random.stream_key(jax.random.key(0) if key is None else key)
     gradient, drawn = _draw(problem, params, jax.random.split(key, draws))
-    variance = jax.tree.map(lambda g, z: jnp.mean((z - g) ** 2, axis=0), gradient, drawn)
 
     names = [jax.tree_util.keystr(path).lstrip(".") or "params" for path, _ in jax.tree.leaves_with_path(gradient)]
     grads, noises = ([np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(tree)] for tree in (gradient, drawn))
@@ -131,7 +130,7 @@ def noise_report(
     shares = np.geomspace(1, 1e-5, 200)
     levels = np.quantile(_standardised(noise), 1 - shares)
 
-    curvature = _curvatures(problem, params, gradient, variance, curvature_examples)
+    curvature = _curvatures(problem, params, gradient, drawn, curvature_examples)
     return NoiseReport(
         layers=layers,
         whole=whole,
@@ -199,7 +198,7 @@ def _hill(values: np.ndarray) -> float:
 def _gaussian_tail_index() -> float:
     """What Hill's estimate tends to for normal variables: one over the mean of log(|Z| / q) where |Z| > q."""
     level = scipy.special.ndtri(1 - _TAIL / 2)
-    density = lambda z: 2 * scipy.stats.norm.pdf(z) / _TAIL * math.log(z / level)
+    density = lambda z: 2 * math.exp(-z * z / 2) / math.sqrt(2 * math.pi) / _TAIL * math.log(z / level)
     return 1 / scipy.integrate.quad(density, level, level + 10)[0]
 
 
@@ -213,33 +212,33 @@ def _sign_gap(gradient: np.ndarray, noise: np.ndarray, variance: np.ndarray) -> 
     return math.sqrt(max(0.0, float(np.mean((found - normal) ** 2 - chance))))
 
 
-def _curvatures(problem: Problem, params: PyTree, gradient: PyTree, variance: PyTree, examples: int) -> dict[str, float]:
+def _curvatures(problem: Problem, params: PyTree, gradient: PyTree, drawn: PyTree, examples: int) -> dict[str, float]:
     loss = problem.loss
     if isinstance(loss, MeanLoss) and loss.count > _checks.count("curvature_examples", examples):
         loss = loss.subset(examples)
-    ones = jax.tree.map(jnp.ones_like, params)
+    return {name: _largest(loss, params, root) for name, root in _roots(gradient, drawn).items()}
+
+
+@jax.jit
+def _roots(gradient: PyTree, drawn: PyTree) -> dict[str, Array]:
+    """The diagonals of P^{-1/2}."""
+    variance = flat(jax.tree.map(lambda g, z: jnp.mean((z - g) ** 2, axis=0), gradient, drawn))
+    square = variance + flat(gradient) ** 2
     # Coordinates without noise and gradient don't move; a floor keeps them from counting as infinitely steep.
-    floor = 1e-6 * jnp.sqrt(jnp.mean(flat(variance) + flat(gradient) ** 2)) + jnp.finfo(jnp.float32).tiny
-    sign = jax.tree.map(lambda v: jnp.sqrt(jnp.pi / 2) * jnp.sqrt(v) + floor, variance)
-    adaptive = jax.tree.map(lambda v, g: jnp.sqrt(v + g * g) + floor, variance, gradient)
-    found = {}
-    for name, scale in (("SGD", ones), ("SignSGD", sign), ("RMSprop, Adam", adaptive)):
-        root = jax.tree.map(lambda p: 1 / jnp.sqrt(p), scale)
-        found[name] = _largest(loss, params, root)
-    return found
+    floor = 1e-6 * jnp.sqrt(jnp.mean(square)) + jnp.finfo(jnp.float32).tiny
+    sign, adaptive = jnp.sqrt(jnp.pi / 2) * jnp.sqrt(variance), jnp.sqrt(square)
+    scales = {"SGD": jnp.ones_like(square), "SignSGD": sign + floor, "RMSprop, Adam": adaptive + floor}
+    return {name: 1 / jnp.sqrt(scale) for name, scale in scales.items()}
 
 
-def _largest(loss: Callable[[PyTree], Array], params: PyTree, root: PyTree) -> float:
+def _largest(loss: Callable[[PyTree], Array], params: PyTree, root: Array) -> float:
     """The largest absolute eigenvalue of R H R with the Hessian H and a diagonal R."""
-    vector, unravel = ravel_pytree(params)
-    scale = flat(root)
-    size = vector.size
+    size = root.size
     if size <= _DENSE:
-        products = jax.vmap(lambda v: _product(loss, params, scale, unravel, v))(jnp.eye(size, dtype=vector.dtype))
+        products = jax.vmap(lambda v: _product(loss, params, root, v))(jnp.eye(size, dtype=root.dtype))
         return float(np.max(np.abs(np.linalg.eigvalsh(np.asarray(products, float)))))
-    product = eqx.filter_jit(_product)
     linear: Any = scipy.sparse.linalg.LinearOperator
-    times = lambda v: np.asarray(product(loss, params, scale, unravel, jnp.asarray(v.ravel())))
+    times = lambda v: np.asarray(_product(loss, params, root, jnp.asarray(v.ravel())))
     start = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     iterate: Any = scipy.sparse.linalg.eigsh
     operator = linear((size, size), times, dtype=np.float32)
@@ -247,6 +246,8 @@ def _largest(loss: Callable[[PyTree], Array], params: PyTree, root: PyTree) -> f
     return float(abs(values[0]))
 
 
-def _product(loss: Callable[[PyTree], Array], params: PyTree, scale: Array, unravel: Any, v: Array) -> Array:
-    along = unravel((scale * v).astype(scale.dtype))
-    return scale * flat(jax.jvp(jax.grad(loss), (params,), (along,))[1])
+@eqx.filter_jit
+def _product(loss: Callable[[PyTree], Array], params: PyTree, root: Array, v: Array) -> Array:
+    _, unravel = ravel_pytree(params)
+    along = unravel((root * v).astype(root.dtype))
+    return root * flat(jax.jvp(jax.grad(loss), (params,), (along,))[1])

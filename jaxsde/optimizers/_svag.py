@@ -25,7 +25,7 @@ def svag(optimizer: AbstractOptimizer, problem: Problem, ell: int) -> Chain:
     $r = \\sqrt{2 l^2 - 1}$ for adaptive methods. The learning rate is divided by l; for adaptive methods $1 - \\beta$ is
     divided by $l^2$, $\\epsilon$ and the root of V's start are multiplied by l, and a decoupled weight decay is divided by
     l. With l = 1 it is the optimizer itself; as l grows it tends to an SDE: to that of SGD, and for adaptive methods to
-    `model="malladi"`, because the noise comes to outweigh the gradient in V.
+    `model="malladi"` with `start_steps=0`, because the noise comes to outweigh the gradient in V.
 
     **Arguments:**
 

@@ -12,6 +12,11 @@ from jaxtyping import Array
 _SEEDS = 8191
 
 
+def largest_array(program: Callable[..., Any], *arguments: Any) -> int:
+    """How many numbers the largest array has that a program computes."""
+    return max(_sizes(jax.make_jaxpr(program)(*arguments).jaxpr), default=0)
+
+
 def largest_array_per_seed(program: Callable[[Array], Any], key: Array) -> int:
     """By how many numbers the array of a program grows that grows most with every seed; at least 1.
 

@@ -1,5 +1,6 @@
 """`simulate`: an ensemble of trajectories of a chain or an SDE, as statistics over seeds."""
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from .._tree import cast, is_sampler, shape_of, size
 from ..processes import SDE, Accompanied, Chain, Sighting
 from . import _loop
 from ._ensemble import Ensemble, Interrupted
-from ._footprint import largest_array_per_seed
+from ._footprint import largest_array, largest_array_per_seed
 from ._increments import AbstractIncrements, GaussianIncrements, ThreePointIncrements, TwoPointIncrements
 from ._reducers import AbstractReducer, Moments
 from ._steppers import (
@@ -122,8 +123,8 @@ def simulate(
     plan = _plan(process, steps, substeps, increments, reduce, every)
     start = x0 if is_sampler(x0) else example
     if chunk is None:
-        chunk = _fitting(seeds, _state_size(inner, example), _footprint(plan, recorder, start, key))
-    chunk = math.ceil(min(_checks.count("chunk", chunk), seeds) / reduce.multiple) * reduce.multiple
+        chunk = _fitting(seeds, _state_size(inner, example), plan, recorder, start, key)
+    chunk = _whole(reduce, min(_checks.count("chunk", chunk), seeds))
     total = None
     done = 0
     host = _checks.is_concrete(process, example, key)
@@ -230,31 +231,48 @@ def _sde_state(sde: SDE, x: PyTree) -> PyTree:
     return sde.from_chain(sde.chain.init(x))
 
 
-def _footprint(plan: list[_Phase], recorder: _loop.Recorder, x0: Any, key: PRNGKeyArray) -> int:
-    """How many numbers each seed adds to the largest array of a step or of a record."""
-    # `shape_of` remembers shapes: so the number is made one.
-    steppers = [(phase.stepper, phase.start < phase.stop) for phase in plan]
-    return shape_of(_as_large, steppers, recorder, x0, key).shape[0]
+def _fitting(seeds: int, numbers: int, plan: list[_Phase], recorder: _loop.Recorder, x0: Any, key: PRNGKeyArray) -> int:
+    """How many seeds to run at a time, with states of so many numbers: as many as suit the caches and fit in memory."""
+    quick = _even(seeds, min(max(_CHUNK_NUMBERS // numbers, _LEAST_CHUNK), _LARGEST_CHUNK))
+    # The program is traced here, as a run would, which then need not: most fit.
+    ids = jnp.arange(_whole(recorder.reducer, quick), dtype=jnp.int32)
+    if quick == 1 or shape_of(_largest, plan, recorder, x0, key, ids).shape[0] <= _CHUNK_ARRAY:
+        return quick
+    return _even(seeds, min(quick, _CHUNK_ARRAY // shape_of(_largest_per_seed, plan, recorder, x0, key).shape[0]))
 
 
-def _as_large(steppers: list[tuple[AbstractStepper, bool]], recorder: _loop.Recorder, x0: Any, key: PRNGKeyArray) -> jax.Array:
+def _even(seeds: int, most: int) -> int:
+    """The size of chunks of about the same size, of `most` seeds at most but of one at least."""
+    return math.ceil(seeds / math.ceil(seeds / max(1, most)))
+
+
+def _whole(reduce: AbstractReducer, seeds: int) -> int:
+    """So many seeds, filled up to a number that the reducer takes."""
+    return math.ceil(seeds / reduce.multiple) * reduce.multiple
+
+
+# `shape_of` remembers shapes: so these numbers are made shapes.
+
+
+def _largest(plan: list[_Phase], recorder: _loop.Recorder, x0: Any, key: PRNGKeyArray, ids: jax.Array) -> jax.Array:
+    """As many zeros as the largest array of a chunk's programs has numbers."""
+    program = functools.partial(_run_chunk, plan, recorder, x0, key, bar=None)
+    return jnp.zeros(largest_array(program, ids), jnp.int8)
+
+
+def _largest_per_seed(plan: list[_Phase], recorder: _loop.Recorder, x0: Any, key: PRNGKeyArray) -> jax.Array:
+    """As many zeros as each seed adds numbers to the largest array of a step or of a record."""
+
     def one(key: PRNGKeyArray) -> Any:
         state = _loop.start(x0, key)
         first = jnp.zeros((), jnp.int32)
-        for stepper, moves in steppers:
-            state = stepper.init(state)
-            if moves:
-                state = stepper.run(state, first, first + 1, stepper.stream(key))
-        return recorder.values(steppers[-1][0].view(state))
+        for phase in plan:
+            state = phase.stepper.init(state)
+            if phase.start < phase.stop:
+                state = phase.stepper.run(state, first, first + 1, phase.stepper.stream(key))
+        return recorder.values(plan[-1].stepper.view(state))
 
     return jnp.zeros(largest_array_per_seed(jax.vmap(one), key), jnp.int8)
-
-
-def _fitting(seeds: int, numbers: int, footprint: int) -> int:
-    """How many seeds to run at a time: as many as suit the caches and fit in memory, in chunks of about the same size."""
-    quick = min(max(_CHUNK_NUMBERS // numbers, _LEAST_CHUNK), _LARGEST_CHUNK)
-    most = max(1, min(quick, _CHUNK_ARRAY // footprint))
-    return math.ceil(seeds / math.ceil(seeds / most))
 
 
 def _observed_shape(name: str, function: Any, example: PyTree) -> PyTree:
