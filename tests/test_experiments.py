@@ -1,10 +1,15 @@
 """Experiments, at their small scale: that they run, and that what they claim is in their tables."""
 
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import jaxsde as js
 from jaxsde.experiments import Curve, Panel, Study
+from jaxsde.experiments._gap import gap_between
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +99,53 @@ def test_a_study_as_a_picture_and_as_a_file(tmp_path):
         np.testing.assert_array_equal(read["panel_0_spread_0"], 0.1 * np.ones(3))
         assert read["panel_0_curve_1"].attrs["label"] == "b"
         assert list(read["table_1"].values) == [1.23456, 2.0] and list(read["table_0"].values) == ["one", "two"]
+
+
+class _Run:
+    """A run's record of the loss, made by hand."""
+
+    def __init__(self, mean, std, seeds):
+        self.seeds = seeds
+        self.record = {"loss": SimpleNamespace(mean=np.array(mean), variance=np.array(std) ** 2)}
+
+    def __getitem__(self, name):
+        return self.record[name]
+
+
+def test_a_gap_by_hand():
+    """Averages are over times after the start, and an ODE of one seed has no error of its own."""
+    chain = _Run([5.0, 3.0, 1.0], [0.0, 0.5, 1.5], 16)
+    gap = gap_between(chain, _Run([9.0, 3.5, 0.5], [7.0, 1.0, 2.0], 64))
+    assert gap.to_spread == 0.5 and gap.to_decrease == 0.125 and gap.spread_ratio == 1.5
+    # Against the definition: mean losses of equal laws, as normal variables.
+    draws = np.random.default_rng(0).standard_normal((2, 400_000)) / np.sqrt([[16], [64]])
+    np.testing.assert_allclose(gap.chance, np.abs(draws[0] - draws[1]).mean(), rtol=0.01)
+    lone = gap_between(chain, _Run([5.0, 3.5, 0.5], [np.nan] * 3, 1))
+    assert lone.spread_ratio == 0.0 and lone.to_spread == 0.5
+    np.testing.assert_allclose(lone.chance, np.abs(draws[0]).mean(), rtol=0.01)
+
+
+def _command(*arguments):
+    command = [sys.executable, "-c", "from jaxsde.cli import main; main()", "reproduce", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_lists_experiments():
+    shown = _command("--list").stdout
+    assert all(name in shown for name in js.experiments.EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", ["nonsense", ""])
+def test_the_command_refuses_in_one_line(name):
+    refused = _command(name)
+    assert refused.returncode != 0 and "--list" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_the_command_writes_a_picture_and_a_file(tmp_path):
+    pytest.importorskip("matplotlib")
+    xarray = pytest.importorskip("xarray")
+    done = _command("phases", "--small", "--out", str(tmp_path / "new"))
+    assert done.returncode == 0 and "three phases" in done.stdout, done.stderr
+    assert (tmp_path / "new" / "jaxsde-phases.png").stat().st_size > 10_000
+    with xarray.open_dataset(tmp_path / "new" / "jaxsde-phases.nc", engine="h5netcdf") as read:
+        assert read["table_0"].size == 3

@@ -215,3 +215,18 @@ def test_weak_order_of_whole_runs(name):
     assert np.all(errors > 20 * np.array(noise))  # so that the slope is the scheme's
     slope = -np.polyfit(np.log(substeps), np.log(errors), 1)[0]
     assert slope == pytest.approx(1, abs=0.15)
+
+
+def test_observables_are_evaluated_at_recorded_steps_only():
+    """Not where the host looks in between: the loss of all data may cost as much as many steps."""
+    seen = []
+
+    def observed(x):
+        jax.debug.callback(lambda x: seen.append(float(x[0])), x)
+        return x
+
+    chain = js.SGD(0.5).chain(js.Problem(js.Quadratic(jnp.ones(1)), js.Gaussian(0.0)))
+    run = js.simulate(chain, jnp.ones(1), steps=64, every=16, seeds=1, key=jax.random.key(0), observe={"x": observed})
+    jax.effects_barrier()
+    np.testing.assert_allclose(sorted(seen), sorted(0.5 ** np.arange(0, 65, 16)))
+    np.testing.assert_allclose(run["x"].mean[:, 0], 0.5 ** np.arange(0, 65, 16))

@@ -33,14 +33,15 @@ def run_reproduce(arguments: Reproduce) -> None:
         return
     if arguments.name not in experiments.EXPERIMENTS:
         known = ", ".join(experiments.EXPERIMENTS)
-        raise ValueError(f"no experiment {arguments.name!r}: there are {known}; --list says what they are")
+        given = f"no experiment {arguments.name!r}" if arguments.name else "name an experiment"
+        raise ValueError(f"{given}: there are {known}; --list says what they are")
     # What is missing should show before the work is done, not after.
     require("matplotlib", extra="plots", purpose="the picture")
     for package in ("xarray", "h5netcdf", "h5py"):
         require(package, extra="files", purpose="the file of numbers")
     arguments.out.mkdir(parents=True, exist_ok=True)
     minutes = experiments.EXPERIMENTS[arguments.name].minutes
-    expected = "under a minute" if arguments.small else f"about {minutes:g} minutes"
+    expected = "under a minute" if arguments.small else f"about {minutes:g} min"
     print(f"{arguments.name}: {experiments.EXPERIMENTS[arguments.name].claim}; {expected} on two cores", flush=True)
     start = time.monotonic()
     shown = lambda line: print(f"[{time.monotonic() - start:5.0f} s] {line}", flush=True)

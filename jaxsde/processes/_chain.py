@@ -55,13 +55,16 @@ class Chain(eqx.Module):
         noise = self.problem.noise
         period = noise.period
 
-        def block(number: Array, state: Any, start: Array, stop: Array) -> Any:
-            supply = noise.supply(jax.random.fold_in(key, number))
-            one = lambda n, state: step(state, n, noise.take(supply, n - number * period))
-            return jax.lax.fori_loop(start, stop, one, state)
+        def one(n: Array, state: Any, supply: Any, place: Array) -> Any:
+            return step(state, n, noise.take(supply, place))
 
+        supply = lambda number: noise.supply(jax.random.fold_in(key, number))
         if period == 1:
-            return jax.lax.fori_loop(start, stop, lambda n, state: block(n, state, n, n + 1), state)
+            return jax.lax.fori_loop(start, stop, lambda n, state: one(n, state, supply(n), jnp.zeros_like(n)), state)
+
+        def block(number: Array, state: Any, start: Array, stop: Array) -> Any:
+            drawn = supply(number)
+            return jax.lax.fori_loop(start, stop, lambda n, state: one(n, state, drawn, n - number * period), state)
 
         def blocks(carry: tuple[Array, Any]) -> tuple[Array, Any]:
             n, state = carry

@@ -96,12 +96,17 @@ def advance(
     """
 
     def one(state: Any, stream: Array, seed: Int[Array, ""]) -> tuple[Any, Record]:
+        def observed(state: Any) -> Record:
+            return recorder.record(stepper.view(state), seed)
+
         def segment(carry: tuple[Array, Any, Record]) -> tuple[Array, Any, Record]:
             n, state, buffer = carry
             end = jnp.minimum(stop, (n // every + 1) * every)
             state = stepper.run(state, n, end, stream)
-            slot = jnp.where(end % every == 0, end // every, recorder.slots)  # beyond the last one, it goes nowhere
-            record = recorder.record(stepper.view(state), seed)
+            # Where the host has cut a run between two records, nothing is looked at: an observable may cost many steps.
+            due = end % every == 0
+            slot = jnp.where(due, end // every, recorder.slots)  # beyond the last one, it goes nowhere
+            record = jax.lax.cond(due, observed, lambda _: jax.tree.map(lambda b: b[0], buffer), state)
             buffer = jax.tree.map(lambda b, r: b.at[slot].set(r, mode="drop"), buffer, record)
             return end, state, buffer
 
