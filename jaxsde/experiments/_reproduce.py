@@ -19,8 +19,8 @@ EXPERIMENTS = {
         Experiment("decay", "AdamW bears any noise, coupled decay does not (Lemma 3.13)", 2, decay_study),
         Experiment("networks", "the SDEs track training on an MLP, a CNN, a ResNet and a Transformer", 45, networks_study),
         Experiment("covariance", "a batch gradient has the covariance that the SDEs use", 1, covariance_study),
-        Experiment("minibatch", "SDEs track training on real mini-batches, of 8, 32 and 128", 5, minibatch_study),
-        Experiment("svag", "SVAG tends to the SDE", 5, svag_study),
+        Experiment("minibatch", "SDEs track training on real mini-batches, of 8, 32 and 128", 15, minibatch_study),
+        Experiment("svag", "SVAG tends to the SDE", 40, svag_study),
         Experiment("scaling", "AdamW's square-root rule from batch 16 to 256", 2, scaling_study),
     )
 }
