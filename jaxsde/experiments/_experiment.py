@@ -16,6 +16,11 @@ class Scale(NamedTuple):
     report: Callable[[str], Any]
     """Called with a line of text as results come in."""
 
+    @property
+    def progress(self) -> bool:
+        """Whether runs show progress bars: small ones are over too soon."""
+        return not self.small
+
     def pick(self, small: Any, full: Any) -> Any:
         """The one of two settings that this scale takes."""
         return small if self.small else full

@@ -95,7 +95,7 @@ def minibatch_study(scale: Scale) -> Study:
         for j, batch_size in enumerate((8, 32, 128)):
             problem = Problem.from_data(networks.cross_entropy, examples, batch_size=batch_size)
             run: dict[str, Any] = dict(
-                steps=steps, every=every, seeds=seeds, observe={"loss": problem.loss}, progress=not scale.small
+                steps=steps, every=every, seeds=seeds, observe={"loss": problem.loss}, progress=scale.progress
             )
             key = scale.key(100 + 10 * i + j)
             chain = simulate(opt.chain(problem), x0, key=jax.random.fold_in(key, 0), **run)
@@ -146,7 +146,7 @@ def svag_study(scale: Scale) -> Study:
     ]
     for i, (opt, label, model, seeds, ells) in enumerate(settings):
         name = type(opt).__name__
-        run: dict[str, Any] = dict(seeds=seeds, observe={"loss": problem.loss}, progress=not scale.small)
+        run: dict[str, Any] = dict(seeds=seeds, observe={"loss": problem.loss}, progress=scale.progress)
         sde = simulate(model, x0, steps=steps, every=steps // 10, substeps=16, key=scale.key(100 + i), **run)
         loss, spread = _last(sde)
         rows.append((name, label, float(seeds), *_with_error(sde), spread, 0.0, 0.0))
@@ -199,7 +199,7 @@ def scaling_study(scale: Scale) -> Study:
     for i, (name, (examples, x0, base)) in enumerate(settings.items()):
         small, large = (Problem.from_data(networks.cross_entropy, examples, batch_size=size) for size in (16, 16 * ratio))
         signal = noise_report(large, x0, draws=64, key=scale.key(20)).whole.signal_to_noise
-        run: dict[str, Any] = dict(seeds=seeds, observe={"loss": small.loss}, progress=not scale.small)
+        run: dict[str, Any] = dict(seeds=seeds, observe={"loss": small.loss}, progress=scale.progress)
         chain = simulate(base.chain(small), x0, steps=steps, every=steps // 20, key=scale.key(30 + i), **run)
         shown = [curve("batch 16", chain, color="k")]
         rule = theory.scaled(base, ratio)

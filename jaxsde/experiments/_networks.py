@@ -84,7 +84,7 @@ class _Outcome(NamedTuple):
 
 def _compared(scale: Scale, name: str, opt: Any, problem: Problem, x0: Any, key: PRNGKeyArray) -> _Outcome:
     seeds, steps, every = scale.pick((16, 30, 6), (16, 100, 10))
-    run = functools.partial(simulate, x0=x0, steps=steps, every=every, observe={"loss": problem.loss}, progress=not scale.small)
+    run = functools.partial(simulate, x0=x0, steps=steps, every=every, observe={"loss": problem.loss}, progress=scale.progress)
     chain = run(opt.chain(problem), seeds=seeds, key=jax.random.fold_in(key, 0))
     gaps = {}
     curves = [curve("optimizer", chain, color="k")]

@@ -25,7 +25,7 @@ def phases_study(scale: Scale) -> Study:
     panels = []
     for i, sigma in enumerate((0.1, 0.5, 2.0)):
         problem = Problem(Quadratic(_HESSIAN), Gaussian(sigma))
-        run: dict[str, Any] = dict(steps=steps, every=60, seeds=scale.pick(4000, 20_000), progress=not scale.small)
+        run: dict[str, Any] = dict(steps=steps, every=60, seeds=scale.pick(4000, 20_000), progress=scale.progress)
         chain = simulate(opt.chain(problem), x0, key=scale.key(2 * i), **run)
         sde = simulate(opt.sde(problem), x0, key=scale.key(2 * i + 1), **run)
         ts = np.asarray(chain.ts, float)
@@ -74,8 +74,8 @@ def stationary_study(scale: Scale) -> Study:
     found: list[np.ndarray] = []
     for i, opt in enumerate(chosen):
         x0 = jnp.zeros(2)
-        chain = stationary(opt.chain(problem), x0, key=scale.key(50 + 2 * i), seeds=seeds, progress=not scale.small)
-        sde = stationary(opt.sde(problem), x0, key=scale.key(51 + 2 * i), seeds=seeds, substeps=4, progress=not scale.small)
+        chain = stationary(opt.chain(problem), x0, key=scale.key(50 + 2 * i), seeds=seeds, progress=scale.progress)
+        sde = stationary(opt.sde(problem), x0, key=scale.key(51 + 2 * i), seeds=seeds, substeps=4, progress=scale.progress)
         form = np.diag(np.asarray(theory.stationary(opt, problem).covariance, float))
         ours, theirs = (np.diag(law.covariance) for law in (chain, sde))
         errors = [np.diag(law.stderr.covariance) for law in (chain, sde)]
@@ -111,7 +111,7 @@ def tails_study(scale: Scale) -> Study:
         problem = Problem(Quadratic(_HESSIAN), StudentT(nu, 1.0))
         curves = []
         for j, opt in enumerate((SGD(rate), SignSGD(rate), Adam(rate, 0.9, 0.999))):
-            run: dict[str, Any] = dict(steps=steps, every=steps // 50, seeds=scale.pick(2000, 10_000), progress=not scale.small)
+            run: dict[str, Any] = dict(steps=steps, every=steps // 50, seeds=scale.pick(2000, 10_000), progress=scale.progress)
             run["observe"] = {"loss": problem.loss}
             name = type(opt).__name__
             samples = simulate(opt.chain(problem), jnp.ones(2), key=scale.key(100 + 10 * i + j), reduce=Samples(), **run)
@@ -153,7 +153,7 @@ def schedules_study(scale: Scale) -> Study:
             opt = kind(theory.power_schedule(power, rate), reference_rate=rate)
             run = simulate(
                 opt.chain(problem), jnp.array([0.5]), steps=steps, every=steps // 80, seeds=scale.pick(500, 4000),
-                key=scale.key(200 + 10 * i + j), progress=not scale.small,
+                key=scale.key(200 + 10 * i + j), progress=scale.progress,
             )  # fmt: skip
             ts, loss = np.asarray(run.ts, float), np.asarray(run["loss"].mean, float)
             form = np.asarray(theory.schedule_moments(opt, problem, jnp.array([0.5]), ts).loss, float)
