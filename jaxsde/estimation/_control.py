@@ -118,8 +118,9 @@ def accompany(process: Chain | SDE, x0: Any, substeps: int = 1) -> Accompanied |
     start = _mean_start(sde, x0, keys)
     if size(start) > _LARGEST_STATE:
         return None
-    first = sde.start_steps * (substeps if isinstance(process, SDE) else 1)
-    return Accompanied(process, Tangent(sde, start, jnp.asarray(first, jnp.int32)))
+    per_step = substeps if isinstance(process, SDE) else 1
+    first = sde.start_steps * per_step
+    return Accompanied(process, Tangent(sde, start, *(jnp.asarray(n, jnp.int32) for n in (first, per_step))))
 
 
 def _nearest_sde(make: Callable[..., SDE]) -> SDE | None:

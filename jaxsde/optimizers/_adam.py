@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .. import _checks
 from ..problems import Problem
-from ..processes import SDE, ChainState
+from ..processes import SDE, ChainState, Instant
 from ._base import (
     AbstractOptimizer,
     GradientStatistics,
@@ -219,9 +219,9 @@ def _sde(optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, model: 
 
 
 def _coefficients(
-    optimizer: Adam | AdamW, weight_decay: Array, model: str, t: Array, y: AdamState, statistics: GradientStatistics
+    optimizer: Adam | AdamW, weight_decay: Array, model: str, now: Instant, y: AdamState, statistics: GradientStatistics
 ) -> tuple[AdamState, Any]:
-    rate, eta = optimizer.relative_rate(t), optimizer.rate
+    rate, eta, t = optimizer.relative_rate(now.step), optimizer.rate, now.t
     rho1, rho2 = (1 - optimizer.b1) / eta, (1 - optimizer.b2) / eta
     gamma1, root_gamma2 = -jnp.expm1(-rho1 * t), jnp.sqrt(-jnp.expm1(-rho2 * t))
     # The optimizer divides the mean it has just updated: m moved by a share of the way to the stochastic gradient.
@@ -253,12 +253,12 @@ def _coefficients(
 
 
 def _second_order(
-    optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, t: Array, y: AdamState, x: PyTree
+    optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, now: Instant, y: AdamState, x: PyTree
 ) -> tuple[AdamState, Any]:
     eta = optimizer.rate
     rho1, rho2 = (1 - optimizer.b1) / eta, (1 - optimizer.b2) / eta
     variance = problem.noise.variance(x)
-    y = y._replace(v=lifted(y.v, optimizer.b2, t / eta, 0.0, variance))
+    y = y._replace(v=lifted(y.v, optimizer.b2, now.t / eta, 0.0, variance))
 
     def first_order(t: Array, y: AdamState) -> AdamState:
         # The optimizer's own bias corrections: exp(-rho t) for beta^(t / eta) would be an error of order eta.
@@ -279,7 +279,7 @@ def _second_order(
         still = jax.tree.map(jnp.zeros_like, drift)
         return still._replace(x=along(drift._replace(x=still.x)).x)
 
-    drift = corrected(eta, first_order, of_fresh_averages, jnp.asarray(t, eta.dtype), y)
+    drift = corrected(eta, first_order, of_fresh_averages, jnp.asarray(now.t, eta.dtype), y)
     gradient, std = problem.gradient(x), jax.tree.map(jnp.sqrt, variance)
 
     def diffusion(dw: SquareNoise) -> AdamState:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from .. import _checks
 from ..problems import Gaussian, Problem
@@ -41,11 +41,11 @@ class AbstractOptimizer(eqx.Module):
         """$\\eta$: the learning rate, or with a schedule its reference rate. One step lasts $\\eta$."""
         return self.learning_rate if self.reference_rate is None else self.reference_rate
 
-    def relative_rate(self, t: Array) -> Array | float:
-        """$\\eta_t$, the schedule at time $t$ over the reference rate; 1 without a schedule."""
+    def relative_rate(self, step: Int[Array, ""]) -> Array | float:
+        """$\\eta_t$, the schedule at a step, as Optax counts them, over the reference rate; 1 without a schedule."""
         if self.reference_rate is None:
             return 1.0
-        return self.learning_rate(t / self.reference_rate) / self.reference_rate
+        return jnp.asarray(self.learning_rate(step), self.reference_rate.dtype) / self.reference_rate
 
 
 def as_hyperparameter(value: ArrayLike) -> Array:

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .. import _checks
 from ..problems import Problem
-from ..processes import SDE, ChainState
+from ..processes import SDE, ChainState, Instant
 from ._base import (
     AbstractOptimizer,
     GradientStatistics,
@@ -217,12 +217,17 @@ def _sde(optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, m
 
 
 def _coefficients(
-    optimizer: RMSprop | RMSpropW, weight_decay: Array, model: str, t: Array, y: RMSpropState, statistics: GradientStatistics
+    optimizer: RMSprop | RMSpropW,
+    weight_decay: Array,
+    model: str,
+    now: Instant,
+    y: RMSpropState,
+    statistics: GradientStatistics,
 ) -> tuple[RMSpropState, Any]:
-    rate, eta = optimizer.relative_rate(t), optimizer.rate
+    rate, eta = optimizer.relative_rate(now.step), optimizer.rate
     rho = (1 - optimizer.decay) / eta
     full = model == "compagnoni-full"
-    above = lifted(y.v, optimizer.decay, t / eta, optimizer.initial_scale, statistics.variance) if full else y.v
+    above = lifted(y.v, optimizer.decay, now.t / eta, optimizer.initial_scale, statistics.variance) if full else y.v
     denominator = jax.tree.map(lambda v: jnp.sqrt(v) + optimizer.eps, above)
 
     def dx(x: Array, g: Array, p: Array) -> Array:
@@ -251,16 +256,16 @@ def _diffusion(scale: Array, denominator: PyTree, root: Any, dw: PyTree) -> RMSp
 
 
 def _second_order(
-    optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, t: Array, y: RMSpropState, x: PyTree
+    optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, now: Instant, y: RMSpropState, x: PyTree
 ) -> tuple[RMSpropState, Any]:
     eta = optimizer.rate
     rho = (1 - optimizer.decay) / eta
 
     def first_order(t: Array, y: RMSpropState) -> RMSpropState:
-        return _coefficients(optimizer, weight_decay, "ode", t, y, gradient_statistics(problem, y.x))[0]
+        return _coefficients(optimizer, weight_decay, "ode", now._replace(t=t), y, gradient_statistics(problem, y.x))[0]
 
     gradient, variance = problem.gradient(x), problem.noise.variance(x)
-    y = y._replace(v=lifted(y.v, optimizer.decay, t / eta, optimizer.initial_scale, variance))
+    y = y._replace(v=lifted(y.v, optimizer.decay, now.t / eta, optimizer.initial_scale, variance))
     denominator = jax.tree.map(lambda v: jnp.sqrt(v) + optimizer.eps, y.v)
 
     def of_fresh_denominator(drift: RMSpropState, along: Any) -> RMSpropState:
@@ -270,7 +275,7 @@ def _second_order(
 
         return RMSpropState(jax.tree.map(one, gradient, variance, y.v, denominator), jax.tree.map(jnp.zeros_like, drift.v))
 
-    drift = corrected(eta, first_order, of_fresh_denominator, jnp.asarray(t, eta.dtype), y)
+    drift = corrected(eta, first_order, of_fresh_denominator, jnp.asarray(now.t, eta.dtype), y)
     std = jax.tree.map(jnp.sqrt, variance)
 
     def diffusion(dw: SquareNoise) -> RMSpropState:

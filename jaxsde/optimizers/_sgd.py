@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .. import _checks
 from ..problems import Problem
-from ..processes import SDE
+from ..processes import SDE, Instant
 from ._base import (
     AbstractOptimizer,
     LearningRate,
@@ -96,8 +96,8 @@ def _statistics(problem: Problem, model: str, eta: Array, x: PyTree) -> _Statist
     return _Statistics(gradient, None if model == "ode" else problem.noise.root(x))
 
 
-def _coefficients(sgd: SGD, t: Array, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:
-    rate = sgd.relative_rate(t)
+def _coefficients(sgd: SGD, now: Instant, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:
+    rate = sgd.relative_rate(now.step)
     drift = jax.tree.map(lambda g: -rate * g, statistics.gradient)
     if statistics.root is None:
         return drift, None

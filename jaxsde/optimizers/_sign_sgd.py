@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .. import _checks
 from ..problems import Problem, Signs, sign_deviation
-from ..processes import SDE
+from ..processes import SDE, Instant
 from ._base import AbstractOptimizer, LearningRate, as_learning_rate, as_reference_rate, check_rates, itself, parameters
 
 
@@ -76,8 +76,8 @@ def _signs(problem: Problem, x: PyTree) -> Signs:
     return problem.noise.signs(problem.gradient(x), x)
 
 
-def _coefficients(sign_sgd: SignSGD, model: str, t: Array, x: PyTree, signs: Signs) -> tuple[PyTree, Any]:
-    rate = sign_sgd.relative_rate(t)
+def _coefficients(sign_sgd: SignSGD, model: str, now: Instant, x: PyTree, signs: Signs) -> tuple[PyTree, Any]:
+    rate = sign_sgd.relative_rate(now.step)
     drift = jax.tree.map(lambda s: -rate * s, signs.mean)
     if model == "ode":
         return drift, None

@@ -1,13 +1,13 @@
 """An optimizer's stochastic differential equation, a value made of functions, and its Diffrax terms."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _random
 from .._tree import is_sampler
@@ -17,6 +17,20 @@ from ._chain import Chain, ChainState
 Y = PyTree
 Diffusion = Callable[[PyTree], Y]
 
+# Times in floating point are taken for the multiple of the learning rate that they miss by so many roundings: the product
+# k eta has two, those of a solver that divides an interval evenly four.
+_ROUNDINGS = 4
+
+
+class Instant(NamedTuple):
+    """A time on an SDE's clock, and the number of the optimizer step that it falls in, from 0 on.
+
+    The step is a whole number of its own, because the quotient t / eta of rounded numbers may fall short of one.
+    """
+
+    t: Float[Array, ""]
+    step: Int[Array, ""]
+
 
 class SDE(eqx.Module):
     """The Itô equation $dY = b(t, Y)\\,dt + A(t, Y)\\,dW$ of an optimizer, in the clock $t = k \\eta$.
@@ -25,8 +39,8 @@ class SDE(eqx.Module):
     drift and diffusion together; `coefficients` is arithmetic on what it returns.
 
     - `statistics`: `params -> G`, the law of the stochastic gradient at `params` as far as the SDE needs it.
-    - `coefficients`: `(t, y, G) -> (drift, diffusion)`: the drift is shaped like `y`; the diffusion is a linear map
-      from an increment shaped like the noise to one shaped like `y`, or `None` for an ODE.
+    - `coefficients`: `(now, y, G) -> (drift, diffusion)` at the [`Instant`][] `now`: the drift is shaped like `y`; the
+      diffusion is a linear map from an increment shaped like the noise to one shaped like `y`, or `None` for an ODE.
     - `position`: `y -> params`.
     - `from_chain`: the state `y` that goes with a state of the optimizer's chain.
     - `chain`: that chain.
@@ -39,7 +53,7 @@ class SDE(eqx.Module):
     """
 
     statistics: Callable[[PyTree], Any]
-    coefficients: Callable[[Array, Y, Any], tuple[Y, Diffusion | None]]
+    coefficients: Callable[[Instant, Y, Any], tuple[Y, Diffusion | None]]
     position: Callable[[Y], PyTree]
     from_chain: Callable[[ChainState], Y]
     chain: Chain
@@ -76,9 +90,19 @@ class SDE(eqx.Module):
         dtype = jnp.result_type(*jax.tree.leaves(x0))
         return self.start_steps * self.learning_rate.astype(dtype), self.from_chain(state)
 
+    def instant(self, t: Any) -> Instant:
+        """The time `t` with the optimizer step that it falls in; a multiple of $\\eta$ begins a step, however it is rounded."""
+        if isinstance(t, Instant):
+            return t
+        t = jnp.asarray(t, jnp.result_type(float, t))
+        quotient = t / self.learning_rate
+        precision = max(jnp.finfo(t.dtype).eps, jnp.finfo(self.learning_rate.dtype).eps)
+        slack = _ROUNDINGS * precision * jnp.maximum(jnp.abs(quotient), 1)
+        return Instant(t, jnp.floor(quotient + slack).astype(jnp.int32))
+
     def fields(self, t: Any, y: Y) -> tuple[Y, Diffusion | None]:
-        """Drift and diffusion at `(t, y)`, from one evaluation of the gradient."""
-        return self.coefficients(t, y, self.statistics(self.position(y)))
+        """Drift and diffusion at `(t, y)`, from one evaluation of the gradient. `t`: a time or an [`Instant`][]."""
+        return self.coefficients(self.instant(t), y, self.statistics(self.position(y)))
 
     def drift(self, t: Any, y: Y, args: Any = None) -> Y:
         """The drift $b(t, y)$, as a Diffrax vector field."""
@@ -155,12 +179,12 @@ class SDETerm(diffrax.AbstractTerm):
     def vf_prod(self, t: Any, y: Y, args: Any, control: PyTree) -> Y:
         del args
         sde, (h, _) = self.sde, control
-        statistics = sde.statistics(sde.position(y))
+        now, statistics = sde.instant(t), sde.statistics(sde.position(y))
         if sde.leading is None:
-            return self.prod(sde.coefficients(t, y, statistics), control)
-        drift, _ = sde.coefficients(t, y, statistics)
+            return self.prod(sde.coefficients(now, y, statistics), control)
+        drift, _ = sde.coefficients(now, y, statistics)
         ahead = jax.tree.map(lambda v, b: v + h * b, sde.leading(y), sde.leading(drift))
-        moved, diffusion = sde.coefficients(t, eqx.tree_at(sde.leading, y, ahead), statistics)
+        moved, diffusion = sde.coefficients(now, eqx.tree_at(sde.leading, y, ahead), statistics)
         return self.prod((eqx.tree_at(sde.leading, moved, sde.leading(drift)), diffusion), control)
 
 

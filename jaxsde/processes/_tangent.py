@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from ._chain import Chain
-from ._sde import SDE
+from ._sde import SDE, Instant
 
 Y = PyTree
 
@@ -48,11 +48,13 @@ class Tangent(eqx.Module):
     - `sde`: the SDE.
     - `start`: its state at step `first`; before that step the tangent process rests there.
     - `first`: the number of the first step.
+    - `substeps`: how many steps make up one of the optimizer.
     """
 
     sde: SDE
     start: Y
     first: Int[Array, ""]
+    substeps: Int[Array, ""]
 
     def init(self) -> TangentState:
         """The state up to step `first`."""
@@ -60,9 +62,9 @@ class Tangent(eqx.Module):
 
     def step(self, state: TangentState, n: Array, h: Array, dw: PyTree) -> TangentState:
         """The state after step `n` of length `h`, with the increment `dw` of variance `h`."""
-        t = n * h
-        mean, deviation = jax.jvp(lambda y: self._noiseless(t, h, y), (state.mean,), (state.deviation,))
-        kick = self._kick(t, h, state.mean, dw)
+        now = self._instant(n, h)
+        mean, deviation = jax.jvp(lambda y: self._noiseless(now, h, y), (state.mean,), (state.deviation,))
+        kick = self._kick(now, h, state.mean, dw)
         moved = TangentState(mean, jax.tree.map(jnp.add, deviation, kick))
         return jax.tree.map(lambda a, b: jnp.where(n < self.first, a, b), state, moved)
 
@@ -79,13 +81,13 @@ class Tangent(eqx.Module):
 
         def step(n: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             mean, covariance = carry
-            t = n * h
+            now = self._instant(n, h)
 
             def noiseless(v: Array) -> Array:
-                return ravel_pytree(self._noiseless(t, h, unravel(v)))[0]
+                return ravel_pytree(self._noiseless(now, h, unravel(v)))[0]
 
             def kick(w: Array) -> Array:
-                return ravel_pytree(self._kick(t, h, unravel(mean), as_noise(w)))[0]
+                return ravel_pytree(self._kick(now, h, unravel(mean), as_noise(w)))[0]
 
             flow, spread = jax.jacfwd(noiseless)(mean), jax.jacfwd(kick)(jnp.zeros_like(no_noise))
             moved = noiseless(mean), flow @ covariance @ flow.T + h * (spread @ spread.T)
@@ -100,13 +102,16 @@ class Tangent(eqx.Module):
         means, covariances = jax.lax.scan(record, start, jnp.arange(records))[1]
         return TangentLaw(jax.vmap(lambda v: self.sde.position(unravel(v)))(means), covariances)
 
-    def _noiseless(self, t: Array, h: Array, y: Y) -> Y:
-        change = _without_noise(self.sde).term.vf_prod(t, y, None, (h, None))
+    def _instant(self, n: Array, h: Array) -> Instant:
+        return Instant(n * h, n // self.substeps)
+
+    def _noiseless(self, now: Instant, h: Array, y: Y) -> Y:
+        change = _without_noise(self.sde).term.vf_prod(now, y, None, (h, None))
         return jax.tree.map(jnp.add, y, change)
 
-    def _kick(self, t: Array, h: Array, mean: Y, dw: PyTree) -> Y:
-        change = self.sde.term.vf_prod(t, mean, None, (h, dw))
-        still = _without_noise(self.sde).term.vf_prod(t, mean, None, (h, None))
+    def _kick(self, now: Instant, h: Array, mean: Y, dw: PyTree) -> Y:
+        change = self.sde.term.vf_prod(now, mean, None, (h, dw))
+        still = _without_noise(self.sde).term.vf_prod(now, mean, None, (h, None))
         return jax.tree.map(jnp.subtract, change, still)
 
 
@@ -131,5 +136,5 @@ def _without_noise(sde: SDE) -> SDE:
     return eqx.tree_at(lambda s: s.coefficients, sde, eqx.Partial(_drift_alone, sde.coefficients))
 
 
-def _drift_alone(coefficients: Any, t: Array, y: Y, statistics: Any) -> tuple[Y, None]:
-    return coefficients(t, y, statistics)[0], None
+def _drift_alone(coefficients: Any, now: Instant, y: Y, statistics: Any) -> tuple[Y, None]:
+    return coefficients(now, y, statistics)[0], None

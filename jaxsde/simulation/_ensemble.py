@@ -12,8 +12,9 @@ class Ensemble(eqx.Module):
     - `ts`: times $t = k \\eta$, shape `(n,)`; `steps`: the optimizer steps $k$, shape `(n,)`, from 0 on.
     - `ensemble[name]`: the statistics of an observable, e.g. `.mean`, `.variance`, `.stderr`, `.count`, each with a
       leading axis of times.
-    - `diverged`: shape `(n,)`, how many seeds had a parameter or observable that is not finite at that time. They are
-      left out of the moments.
+    - `diverged`: shape `(n,)`, how many seeds had a parameter that is not finite at that time. They are left out of all
+      moments. A seed with finite parameters where one observable is not finite, as a logarithm of a negative number, is
+      left out of the moments of that observable alone: see its `.count`.
     - `seeds`: the number of seeds.
     """
 

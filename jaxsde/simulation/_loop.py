@@ -36,14 +36,18 @@ class Recorder(eqx.Module):
         dtype = jnp.result_type(*jax.tree.leaves(x))
         return {name: flat(function(x)).astype(dtype) for name, function in self.observe.items()}
 
-    def record(self, x: PyTree, seed: Int[Array, ""]) -> Record:
-        """The statistics over the seeds' parameters `x`. For use under the vmap over seeds."""
-        values = self.values(x)
-        finite = is_finite((x, values))
+    def record(self, params: PyTree, view: PyTree, seed: Int[Array, ""]) -> Record:
+        """The statistics over the seeds of what observables make of `view`. For use under the vmap over seeds.
+
+        A seed is lost where its parameters are not finite; an observable leaves out those where it is not finite itself.
+        """
+        values = self.values(view)
+        finite = is_finite(params)
         wanted = seed < self.seeds  # the last chunk is filled up with seeds that nobody asked for
-        keep, lost, values = jax.lax.all_gather((wanted & finite, wanted & ~finite, values), _SEEDS)
+        keep = {name: wanted & finite & is_finite(value) for name, value in values.items()}
+        keep, lost, values = jax.lax.all_gather((keep, wanted & ~finite, values), _SEEDS)
         reduce = self.reducer
-        statistics = {name: reduce.update(reduce.init(v[0]), v, keep) for name, v in values.items()}
+        statistics = {name: reduce.update(reduce.init(v[0]), v, keep[name]) for name, v in values.items()}
         return Record(statistics, jnp.sum(lost, dtype=jnp.int32))
 
 
@@ -60,7 +64,7 @@ def begin(
 
     def one(seed: Int[Array, ""]) -> tuple[Any, Record]:
         state = stepper.init(start(x0, _random.seed_key(key, seed)))
-        first = recorder.record(stepper.view(state), seed)
+        first = recorder.record(stepper.position(state), stepper.view(state), seed)
         return state, jax.tree.map(lambda r: jnp.zeros((recorder.slots, *r.shape), r.dtype).at[0].set(r), first)
 
     return jax.vmap(one, out_axes=(0, None), axis_name=_SEEDS)(ids)
@@ -97,7 +101,7 @@ def advance(
 
     def one(state: Any, stream: Array, seed: Int[Array, ""]) -> tuple[Any, Record]:
         def observed(state: Any) -> Record:
-            return recorder.record(stepper.view(state), seed)
+            return recorder.record(stepper.position(state), stepper.view(state), seed)
 
         def segment(carry: tuple[Array, Any, Record]) -> tuple[Array, Any, Record]:
             n, state, buffer = carry

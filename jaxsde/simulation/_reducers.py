@@ -64,7 +64,7 @@ class _MomentSums(NamedTuple):
 
 
 class Moments(AbstractReducer):
-    """Mean and variance over the finite seeds, streamed.
+    """Mean and variance over the seeds whose value is finite, streamed.
 
     **Arguments:** `covariance`: whether to keep the full covariance of an observable's coordinates as well.
 
@@ -116,9 +116,12 @@ class Moments(AbstractReducer):
 
 
 class MomentStatistics(eqx.Module):
-    """Moments of an observable over the finite seeds at each recorded time.
+    """Moments of an observable at each recorded time, over the seeds that have a finite value of it.
 
-    The properties have a leading axis of the `n` times `ts`, followed by the observable's shape.
+    - `ts`: the recorded times, shape `(n,)`; `count`: over how many seeds the moments are taken at each, shape `(n,)`.
+
+    The other properties have a leading axis of these times, followed by the observable's shape. Where the count is too
+    small for a statistic (0 for a mean, below 2 for a variance) it is nan.
     """
 
     ts: Float[Array, " n"]
@@ -130,7 +133,7 @@ class MomentStatistics(eqx.Module):
     @property
     def mean(self) -> PyTree:
         """The mean over seeds."""
-        return unravel(self._mean, self._shape)
+        return unravel(self._flat_mean, self._shape)
 
     @property
     def variance(self) -> PyTree:
@@ -139,22 +142,33 @@ class MomentStatistics(eqx.Module):
 
     @property
     def stderr(self) -> PyTree:
-        """The standard error of the mean."""
-        return unravel(jnp.sqrt(self._flat_variance / self.count[..., None]), self._shape)
+        """The standard error of the mean: that of sampling, together with one rounding of the mean, which has no more digits."""
+        sampling = jnp.sqrt(self._flat_variance / self.count[..., None])
+        rounding = jnp.finfo(self._mean.dtype).eps * jnp.abs(self._flat_mean)
+        return unravel(jnp.hypot(sampling, rounding), self._shape)
 
     @property
     def covariance(self) -> Float[Array, "n k k"]:
         """The unbiased covariance matrix over the raveled coordinates; kept by `Moments(covariance=True)` only."""
         if self._deviations.ndim == self._mean.ndim:
             raise ValueError("the covariance was not kept: simulate with reduce=jaxsde.Moments(covariance=True)")
-        return self._deviations / (self.count[..., None, None] - 1)
+        return self._deviations / self._degrees[..., None]
 
     @property
     def _flat_variance(self) -> Array:
         squares = self._deviations
         if squares.ndim > self._mean.ndim:
             squares = jnp.diagonal(squares, axis1=-2, axis2=-1)
-        return squares / (self.count[..., None] - 1)
+        return squares / self._degrees
+
+    @property
+    def _flat_mean(self) -> Array:
+        return jnp.where(self.count[..., None] > 0, self._mean, jnp.nan)
+
+    @property
+    def _degrees(self) -> Array:
+        """The degrees of freedom of variances, with an axis for coordinates; nan where there are none."""
+        return jnp.where(self.count > 1, self.count - 1, jnp.nan)[..., None]
 
 
 class Samples(AbstractReducer):

@@ -172,7 +172,7 @@ def _plan(
         raise ValueError(f"steps must be at least the SDE's start_steps={process.start_steps}, got {steps}")
     begin = process.start_steps
     first = jnp.asarray(begin * substeps, jnp.int32)
-    stepper = SDEStepper(process, increments, process.learning_rate / substeps, first)
+    stepper = SDEStepper(process, increments, process.learning_rate / substeps, jnp.asarray(substeps, jnp.int32), first)
     leading = ChainStepper(process.chain)
     if tangent is not None:
         leading, stepper = RestingChainStepper(process.chain, tangent), AccompaniedSDEStepper(stepper, tangent)

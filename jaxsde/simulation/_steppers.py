@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from .. import _random, _threefry
-from ..processes import SDE, Chain, Tangent
+from ..processes import SDE, Chain, Instant, Tangent
 from ._increments import AbstractIncrements, drive, nothing_yet
 from ._solver import euler, scaled
 
@@ -29,6 +29,10 @@ class AbstractStepper(eqx.Module):
         """The state after the steps from `start` up to, but not including, `stop`."""
 
     @abc.abstractmethod
+    def position(self, state: Any) -> PyTree:
+        """The parameters. A seed diverges where these are not finite, whatever a tangent process does."""
+
+    @abc.abstractmethod
     def view(self, state: Any) -> PyTree:
         """What observables see: the parameters, with their tangent process where there is one."""
 
@@ -47,16 +51,20 @@ class ChainStepper(AbstractStepper):
     def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
         return self.chain.run(state, start, stop, stream)
 
-    def view(self, state: Any) -> PyTree:
+    def position(self, state: Any) -> PyTree:
         return self.chain.position(state)
+
+    def view(self, state: Any) -> PyTree:
+        return self.position(state)
 
 
 class SDEStepper(AbstractStepper):
-    """Steps of length `h` of an SDE, from step `first` on, as those of [`IndexedEuler`][]."""
+    """Steps of length `h` of an SDE, `substeps` to an optimizer step, from step `first` on, as those of [`IndexedEuler`][]."""
 
     sde: SDE
     increments: AbstractIncrements
     h: Float[Array, ""]
+    substeps: Int[Array, ""]
     first: Int[Array, ""]
 
     def stream(self, key: PRNGKeyArray) -> UInt32[Array, "2"]:
@@ -79,10 +87,13 @@ class SDEStepper(AbstractStepper):
 
     def moved(self, y: PyTree, n: Int[Array, ""], dw: PyTree) -> PyTree:
         """The state after step `n` with the increment `dw`."""
-        return euler(self.sde.term, n * self.h, self.h, y, dw)
+        return euler(self.sde.term, Instant(n * self.h, n // self.substeps), self.h, y, dw)
+
+    def position(self, state: Any) -> PyTree:
+        return self.sde.position(state[0])
 
     def view(self, state: Any) -> PyTree:
-        return self.sde.position(state[0])
+        return self.position(state)
 
 
 class AccompaniedChainStepper(AbstractStepper):
@@ -107,8 +118,11 @@ class AccompaniedChainStepper(AbstractStepper):
 
         return self.chain.drive(step, state, start, stop, stream)
 
+    def position(self, state: Any) -> PyTree:
+        return self.chain.position(state[0])
+
     def view(self, state: Any) -> PyTree:
-        return self.tangent.sighting(self.chain.position(state[0]), state[1])
+        return self.tangent.sighting(self.position(state), state[1])
 
 
 class RestingChainStepper(AbstractStepper):
@@ -126,8 +140,11 @@ class RestingChainStepper(AbstractStepper):
     def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
         return self.chain.run(state[0], start, stop, stream), state[1]
 
+    def position(self, state: Any) -> PyTree:
+        return self.chain.position(state[0])
+
     def view(self, state: Any) -> PyTree:
-        return self.tangent.sighting(self.chain.position(state[0]), state[1])
+        return self.tangent.sighting(self.position(state), state[1])
 
 
 class AccompaniedSDEStepper(AbstractStepper):
@@ -152,5 +169,8 @@ class AccompaniedSDEStepper(AbstractStepper):
         (y, tangent), supply = self.stepper.driven(step, (y, tangent), supply, start, stop, stream, y)
         return (y, supply), tangent
 
+    def position(self, state: Any) -> PyTree:
+        return self.stepper.position(state[0])
+
     def view(self, state: Any) -> PyTree:
-        return self.tangent.sighting(self.stepper.view(state[0]), state[1])
+        return self.tangent.sighting(self.position(state), state[1])

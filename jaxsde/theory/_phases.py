@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 
 from ..optimizers import SignSGD
 from ..problems import AbstractIndependentNoise, Gaussian, Problem
-from ..processes import SDE
+from ..processes import SDE, Instant
 
 _INNER, _OUTER = 1.0, 1.5
 
@@ -122,13 +122,13 @@ def phase_sde(opt: SignSGD, problem: Problem, phase: int) -> SDE:
     )
 
 
-def _signed(opt: SignSGD, t: Array, x: PyTree, gradient: PyTree) -> tuple[PyTree, None]:
-    rate = opt.relative_rate(t)
+def _signed(opt: SignSGD, now: Instant, x: PyTree, gradient: PyTree) -> tuple[PyTree, None]:
+    rate = opt.relative_rate(now.step)
     return jax.tree.map(lambda g: -rate * jnp.sign(g), gradient), None
 
 
-def _linear(opt: SignSGD, t: Array, x: PyTree, mean_sign: PyTree) -> tuple[PyTree, Any]:
-    rate = opt.relative_rate(t)
+def _linear(opt: SignSGD, now: Instant, x: PyTree, mean_sign: PyTree) -> tuple[PyTree, Any]:
+    rate = opt.relative_rate(now.step)
     return jax.tree.map(lambda s: -rate * s, mean_sign), eqx.Partial(_diffusion, rate * jnp.sqrt(opt.rate), mean_sign)
 
 

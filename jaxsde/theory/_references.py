@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .. import _checks
-from .._tree import cast
+from .._double import in_double
 from ..optimizers import SignSGD
 from ..problems import Problem
-from ..processes import SDE
+from ..processes import SDE, Instant
 
 _NEGLIGIBLE = -40.0  # in logs below the maximum: a weight of 4e-18
 _SEGMENTS = 4096
@@ -109,7 +109,7 @@ def birth_death(opt: SignSGD, problem: Problem, offset: float | None = None) -> 
     if opt.reference_rate is not None:
         raise ValueError("a stationary law needs a constant learning rate, not a schedule")
     eta = float(opt.rate)
-    up = _in_double(_prob_up, problem, _like(problem))
+    up = _on_grid(_prob_up, problem, _like(problem))
     left, right = _resting_points(lambda x: 2 * up(x) - 1)
     if offset is None:
         offsets = (np.arange(_OFFSETS) + 0.5) / _OFFSETS * eta
@@ -157,10 +157,10 @@ def density(sde: SDE) -> Density:
         raise ValueError(f"the density takes an SDE whose state is the parameters, got the state {type(state).__name__}")
     if sde.fields(jnp.zeros(()), like)[1] is None:
         raise ValueError("an ODE has no stationary density: the SDE's model must have noise")
-    over_time = _in_double(lambda s, x, k: _coefficients(s, x, k * s.learning_rate, 1.0), sde, like)(10.0 ** np.arange(-1, 7))
+    over_time = _on_grid(_over_steps, sde, like)(np.concatenate([[0], 10 ** np.arange(7)]))
     if not all(np.allclose(values, values[0], rtol=1e-9) for values in over_time):
         raise ValueError("a stationary law needs a constant learning rate, not a schedule")
-    fields = _in_double(lambda s, like, x: _coefficients(s, like, 0.0, x), sde, like)
+    fields = _on_grid(_at_start, sde, like)
     left, right = _resting_points(lambda x: fields(x)[0])
     between = np.linspace(left, right, 2 * _SEGMENTS + 1)
     noiseless = between[~(fields(between)[1] > 0)]
@@ -181,20 +181,13 @@ def density(sde: SDE) -> Density:
     return Density(points, values / (values.sum() * (points[1] - points[0])))
 
 
-def _in_double(function: Callable[..., Any], *trees: Any) -> Callable[[np.ndarray], Any]:
+def _on_grid(function: Callable[..., Any], *trees: Any) -> Callable[[np.ndarray], Any]:
     """`function(*trees, x)` in float64, as a function of NumPy grids of numbers x."""
-    with jax.enable_x64(True):
-        trees = cast(trees, jnp.float64)
-
-    def evaluate(grid: np.ndarray) -> Any:
-        with jax.enable_x64(True):
-            return jax.tree.map(np.asarray, _on_grid(function, trees, jnp.asarray(grid)))
-
-    return evaluate
+    return in_double(eqx.Partial(_each, function), *trees)
 
 
-@eqx.filter_jit
-def _on_grid(function: Callable[..., Any], trees: Any, grid: Array) -> Any:
+def _each(function: Callable[..., Any], *arguments: Any) -> Any:
+    *trees, grid = arguments
     return jax.vmap(lambda x: function(*trees, x))(grid)
 
 
@@ -213,9 +206,18 @@ def _prob_up(problem: Problem, like: Array, x: Array) -> Array:
     return problem.noise.prob_negative(problem.gradient(x), x).reshape(())
 
 
-def _coefficients(sde: SDE, like: Array, t: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
-    """Drift and half the squared diffusion."""
-    drift, diffusion = sde.fields(jnp.asarray(t, like.dtype), jnp.broadcast_to(jnp.asarray(x, like.dtype), like.shape))
+def _over_steps(sde: SDE, like: Array, step: Array) -> tuple[Array, Array]:
+    return _coefficients(sde, like, step, jnp.ones((), like.dtype))
+
+
+def _at_start(sde: SDE, like: Array, x: Array) -> tuple[Array, Array]:
+    return _coefficients(sde, like, jnp.zeros((), int), x)
+
+
+def _coefficients(sde: SDE, like: Array, step: Array, x: Array) -> tuple[Array, Array]:
+    """Drift and half the squared diffusion at an optimizer step."""
+    now = Instant(step * sde.learning_rate, step)
+    drift, diffusion = sde.fields(now, jnp.broadcast_to(x.astype(like.dtype), like.shape))
     assert diffusion is not None
     return drift.reshape(()), 0.5 * diffusion(jnp.ones_like(like)).reshape(()) ** 2
 

@@ -125,4 +125,6 @@ def _changed(opt: AbstractOptimizer, kappa: Any, steps: Any, decays: Any, theta:
 
 
 def _compressed(schedule: Any, kappa: Any, steps: Any, count: Array) -> Array:
-    return kappa * schedule(count * steps)
+    # A schedule counts whole steps: the one that has begun by then, where `steps` is no whole number.
+    place = count * jnp.asarray(steps, jnp.result_type(float))
+    return kappa * schedule(jnp.floor(place * (1 + 4 * jnp.finfo(place.dtype).eps)).astype(jnp.int32))
