@@ -14,9 +14,14 @@ from ..optimizers import AbstractOptimizer
 from ..problems import Problem
 from ..processes import SDE, Chain
 from ..simulation import Ensemble, Jackknife, Moments, simulate
+from ._control import rounded
+from ._divergence import divergence
 
 # Up to how many coordinates means and covariances are kept, and listed one by one.
 _KEPT, _LISTED = 16, 3
+
+# About how many records there are by default, at the least, and how many at the most for the sake of an odd stride.
+_RECORDS, _MOST_RECORDS = 75, 4096
 
 
 class Curves(NamedTuple):
@@ -25,6 +30,10 @@ class Curves(NamedTuple):
     loss: np.ndarray
     mean: np.ndarray | None
     covariance: np.ndarray | None
+
+    def at(self, records: slice) -> "Curves":
+        """The curves at some of the times."""
+        return Curves(*(None if c is None else c[records] for c in self))  # type: ignore[arg-type]
 
 
 class Estimate(NamedTuple):
@@ -95,15 +104,18 @@ def compare(
 ) -> Comparison:
     """Simulates an optimizer and its SDE, with independent noise, and sets them beside the closed forms.
 
-    Standard errors are jackknife estimates over groups of seeds. "Stationary" quantities are averages over the last
-    quarter of the run; the convergence rate is the slope of the logarithm of the loss above that average, where it
-    falls from 80 % to 10 % of its start, and theory's is the same slope of theory's curve.
+    Standard errors are jackknife estimates over groups of seeds, and hold a few roundings. "Stationary" quantities are
+    averages over the last quarter of the run, over even and odd steps alike: SignSGD's chain is on every second point of
+    its lattice at even steps, and on the others at odd ones. The convergence rate is the slope of the logarithm of the loss
+    above that average, where it falls from 80 % to 10 % of its start, and theory's is the same slope of theory's curve.
+    Where all seeds diverge, what is over seeds is nan.
 
     **Arguments:**
 
     - `opt`, `problem`, `x0`: the optimizer, the problem, and the start (a pytree, or a function `key -> pytree`).
     - `steps`, `seeds`, `key`, `every`, `substeps`, `chunk`, `progress`: as in [`simulate`][]; `every` is by default
-      about a hundredth of `steps`.
+      about a hundredth of `steps`, and odd if possible. Where it is even, more times are recorded than returned, for the
+      stationary quantities.
     - `model`: the SDE's.
     - `groups`: of seeds, for the jackknife.
 
@@ -121,8 +133,17 @@ def compare(
         raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {opt!r}")
     key = jax.random.key(0) if key is None else key
     steps = _checks.count("steps", steps)
-    every = _divisor_near(steps, steps / 100) if every is None else every
+    every = _default_stride(steps) if every is None else _checks.count("every", every)
+    if steps % every:
+        raise ValueError(f"every must divide steps, got every={every} and steps={steps}")
     notes: list[str] = []
+    stride = _odd_part(every)
+    if steps // stride > _MOST_RECORDS:
+        stride = every
+        notes.append(
+            f"only even steps are recorded, every={every}: where an optimizer's even and odd steps differ, as SignSGD's on its "
+            "lattice, stationary quantities are those of even steps; give an every with a large odd factor"
+        )
     chain = opt.chain(problem)
     try:
         sde = opt.sde(problem, model=model)
@@ -133,7 +154,7 @@ def compare(
     observe: dict[str, Callable[[PyTree], PyTree]] = {"loss": problem.loss}
     if size(example) <= _KEPT:
         observe["x"] = flat
-    common: dict[str, Any] = dict(steps=steps, seeds=seeds, every=every, observe=observe, chunk=chunk, progress=progress)
+    common: dict[str, Any] = dict(steps=steps, seeds=seeds, every=stride, observe=observe, chunk=chunk, progress=progress)
     common["reduce"] = Jackknife(Moments(covariance=True), groups)
 
     def run(process: Chain | SDE, stream: int, **more: Any) -> Ensemble:
@@ -146,14 +167,18 @@ def compare(
     rows = _rows(ts, discrete, continuous, law, stationary)
     for name, ensemble in (("optimizer", discrete), ("SDE", continuous)):
         if ensemble is not None and int(ensemble.diverged[-1]):
-            notes.append(f"{int(ensemble.diverged[-1])} of the {name}'s {seeds} seeds diverged and are left out")
+            lost = divergence(np.asarray(ensemble.diverged), seeds, ts)
+            left = "none is left" if ensemble.diverged[-1] == seeds else "they are left out"
+            notes.append(f"{name}: {lost}; {left}")
     settings = dict(
         optimizer=type(opt).__name__, loss=type(problem.loss).__name__, noise=type(problem.noise).__name__, model=model,
         steps=steps, seeds=seeds, every=every, substeps=substeps,
     )  # fmt: skip
     title = f"{type(opt).__name__} on {type(problem.loss).__name__} with {type(problem.noise).__name__} noise"
-    second = None if continuous is None else _side(continuous)
-    return Comparison(title, ts, _side(discrete), second, law, bound, rows, notes, settings)
+    shown = slice(None, None, every // stride)
+    second = None if continuous is None else _side(continuous, shown)
+    law, bound = None if law is None else law.at(shown), None if bound is None else bound[shown]
+    return Comparison(title, ts[shown], _side(discrete, shown), second, law, bound, rows, notes, settings)
 
 
 def _theory(
@@ -183,31 +208,30 @@ def _curves(law: theory.Law, least: float) -> Curves:
     return Curves(*(np.asarray(a, dtype=float) for a in (law.loss + least, law.mean, law.covariance)))
 
 
-def _side(ensemble: Ensemble) -> Side:
+def _side(ensemble: Ensemble, shown: slice) -> Side:
     loss = ensemble["loss"].total
-    std = np.sqrt(np.asarray(loss.variance, float))
-    return Side(_pick(ensemble, None), std, np.asarray(loss.stderr, float), np.asarray(ensemble.diverged), ensemble.seeds)
+    std, stderr = np.sqrt(np.asarray(loss.variance, float)), np.asarray(loss.stderr, float)
+    diverged = np.asarray(ensemble.diverged)
+    return Side(_whole(ensemble).at(shown), std[shown], stderr[shown], diverged[shown], ensemble.seeds)
 
 
-def _pick(ensemble: Ensemble, without: int | None) -> Curves:
-    """The curves over all seeds, or over all but one group of them."""
+def _whole(ensemble: Ensemble) -> Curves:
+    """The curves over all seeds."""
+    return _curves_of(ensemble, lambda statistics: statistics.total)
 
-    def statistics(name: str) -> Any:
-        both = ensemble[name]
-        return both.total if without is None else both.without[without]
 
-    loss = np.asarray(statistics("loss").mean, dtype=float)
+def _curves_of(ensemble: Ensemble, pick: Callable[[Any], Any]) -> Curves:
+    loss = np.asarray(pick(ensemble["loss"]).mean, dtype=float)
     if "x" not in ensemble.statistics:
         return Curves(loss, None, None)
-    x = statistics("x")
+    x = pick(ensemble["x"])
     return Curves(loss, np.asarray(x.mean, dtype=float), np.asarray(x.covariance, dtype=float))
 
 
 def _rows(
     ts: np.ndarray, discrete: Ensemble, continuous: Ensemble | None, law: Curves | None, stationary: Curves | None
 ) -> list[Row]:
-    whole = _pick(discrete, None)
-    window = _decay_window(whole.loss)
+    window = _decay_window(_whole(discrete).loss)
     first = _estimates(ts, discrete, window)
     second = {} if continuous is None else _estimates(ts, continuous, window)
     third: Mapping[str, float] = {}
@@ -220,14 +244,14 @@ def _rows(
 
 def _estimates(ts: np.ndarray, ensemble: Ensemble, window: slice | None) -> dict[str, Estimate]:
     """Every quantity with its jackknife standard error."""
-    groups = len(ensemble["loss"].without)
-    values = _quantities(ts, _pick(ensemble, None), window)
-    parts = [_quantities(ts, _pick(ensemble, g), window) for g in range(groups)]
+    dtype, left_out = ensemble["loss"].total.mean.dtype, _curves_of(ensemble, lambda s: s.left_out)
+    values, groups = _quantities(ts, _whole(ensemble), window), len(left_out.loss)
+    parts = [_quantities(ts, Curves(*(None if c is None else c[g] for c in left_out)), window) for g in range(groups)]
     estimates = {}
     for name, value in values.items():
         left_out = np.array([part[name] for part in parts])
-        spread = np.sum((left_out - left_out.mean()) ** 2)
-        estimates[name] = Estimate(value, float(np.sqrt((groups - 1) / groups * spread)))
+        sampling = np.sqrt((groups - 1) / groups * np.sum((left_out - left_out.mean()) ** 2))
+        estimates[name] = Estimate(value, float(np.hypot(sampling, rounded(value, dtype))))
     return estimates
 
 
@@ -246,7 +270,7 @@ def _quantities(ts: np.ndarray, curves: Curves, window: slice | None) -> dict[st
                 quantities[f"norm of the mean, {at}"] = float(np.linalg.norm(curves.mean[i]))
                 quantities[f"total variance, {at}"] = float(np.trace(curves.covariance[i]))
         quantities[f"loss, {at}"] = float(curves.loss[i])
-    tail = slice(last - last // 4, None)
+    tail = _tail(last)
     settled = Curves(*(None if c is None else c[tail].mean(axis=0) for c in curves))  # type: ignore[arg-type]
     quantities |= _stationary(settled)
     if window is not None:
@@ -273,7 +297,7 @@ def _stationary(law: Curves) -> dict[str, float]:
 def _decay_window(loss: np.ndarray) -> slice | None:
     """Where the loss above its final average first falls from 80 % to 10 % of its start; None where it does not."""
     last = len(loss) - 1
-    excess = loss - loss[last - last // 4 :].mean()
+    excess = loss - loss[_tail(last)].mean()
     if not np.all(np.isfinite(excess)) or excess[0] <= 0:
         return None
     below = np.flatnonzero(excess < 0.8 * excess[0])
@@ -283,6 +307,19 @@ def _decay_window(loss: np.ndarray) -> slice | None:
     return slice(int(below[0]), int(done[0]))
 
 
-def _divisor_near(number: int, target: float) -> int:
-    """The smallest divisor of `number` that is at least `target`."""
-    return next(d for d in range(max(1, int(np.ceil(target))), number + 1) if number % d == 0)
+def _tail(last: int) -> slice:
+    """The last quarter of the records, an even number of them: as many of even steps as of odd ones."""
+    return slice(last + 1 - 2 * max(1, (last // 4 + 1) // 2), None)
+
+
+def _default_stride(steps: int) -> int:
+    """The largest odd divisor of `steps` that records often enough, or else an even one that does not record too often."""
+    odd = max(d for d in range(1, max(1, steps // _RECORDS) + 1, 2) if steps % d == 0)
+    if steps // odd <= 10 * _RECORDS:
+        return odd
+    return next(d for d in range(max(1, steps // (2 * _RECORDS)), steps + 1) if steps % d == 0)
+
+
+def _odd_part(number: int) -> int:
+    """The number without its factors of two."""
+    return number // (number & -number)

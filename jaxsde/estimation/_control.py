@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .._double import in_double
 from .._tree import cast, flat, is_sampler, size
 from ..processes import SDE, Accompanied, Chain, Sighting, Tangent, TangentLaw
 from ..simulation import AbstractIncrements, Moments, simulate
@@ -17,6 +18,14 @@ from ..simulation import AbstractIncrements, Moments, simulate
 # Beyond this many numbers in an SDE's state its covariance costs more than the seeds that it saves.
 _LARGEST_STATE = 64
 _START_DRAWS = 256
+
+# Two results of the same value differ by so many units in the last place, at best.
+_ROUNDINGS = 2.5
+
+# The noiseless trajectory in the run's precision may be off that of the exact law by this share of its size, and of the
+# noise's standard deviation. Near an unstable point rounding grows, and the two part.
+_ASTRAY, _ASTRAY_IN_NOISE = 1e-5, 1e-4
+TRAJECTORY = "noiseless trajectory"
 
 Functions = Mapping[str, Callable[[PyTree], PyTree]]
 
@@ -60,9 +69,10 @@ def expectations(
     With each seed runs the tangent process $m + \\delta$: the noiseless trajectory and the deviation from it to first
     order, driven by the same noise. Its mean and covariance $C$ are known exactly, and so is the expectation of the
     Taylor polynomial $c = \\nabla g(m) \\cdot \\delta + \\frac12 \\delta^\\top \\nabla^2 g(m)\\,\\delta$, which is
-    $\\frac12 \\mathrm{tr}(\\nabla^2 g(m)\\,C)$. The estimate is the mean of $g(x) - c$ plus that: unbiased, whatever the
-    distance between the two processes, and with little variance where they are close. Entries whose variance the
-    control does not reduce are plain means.
+    $\\frac12 \\mathrm{tr}(\\nabla^2 g(m)\\,C)$, computed in float64 whatever the precision of the run. The estimate is the mean
+    of $g(x) - c$ plus that: unbiased, whatever the distance between the two processes, and with little variance where they
+    are close. Entries whose variance the control does not reduce are plain means, and so are those where it is not finite
+    for some seed. Standard errors hold those of sampling and a few roundings of the result.
 
     **Arguments:**
 
@@ -91,8 +101,8 @@ def expectations(
     else:
         run = simulate(companion, x0, observe=observables(functions), **common)
         law = tangent_law(companion, steps, run.steps, substeps)
-        known = expected_controls(functions, law)
-        values = {n: _controlled(run[n], run[f"{n} controlled"], known[n]) for n in functions}
+        known = expected_controls(functions, law, np.asarray(run[TRAJECTORY].mean, float))
+        values = {n: _controlled(run[n], run[controlled(n)], known[n]) for n in functions}
     example = x0(key) if is_sampler(x0) else x0
     for name, function in functions.items():
         if getattr(jax.eval_shape(function, example), "shape", None) == ():
@@ -134,31 +144,49 @@ def _nearest_sde(make: Callable[..., SDE]) -> SDE | None:
 
 
 def tangent_law(companion: Accompanied, steps: int, recorded: Array, substeps: int) -> TangentLaw:
-    """The tangent process's law at the `recorded` optimizer steps."""
+    """The tangent process's law at the `recorded` optimizer steps, in float64: where a step changes a covariance by a
+    thousandth of itself, float32 would lose three of its seven digits."""
     per_step = substeps if isinstance(companion.process, SDE) else 1
     records = len(recorded)
     every = steps // max(1, records - 1)
     tangent = companion.tangent
     h = companion.learning_rate.astype(flat(tangent.start).dtype) / per_step
-    stop = jnp.asarray(steps * per_step, jnp.int32)
-    return _law(tangent, h, stop, jnp.asarray(every * per_step, jnp.int32), records)
+    return in_double(_law, tangent, h, records)(*(np.asarray(n * per_step, np.int32) for n in (steps, every)))
 
 
-@eqx.filter_jit
-def _law(tangent: Tangent, h: Array, stop: Array, every: Array, records: int) -> TangentLaw:
+def _law(tangent: Tangent, h: Array, records: int, stop: Array, every: Array) -> TangentLaw:
     return tangent.law(h, stop, every, records)
 
 
 def observables(functions: Functions) -> dict[str, Callable[[Sighting], Array]]:
-    """What to record for `functions`: their values, and their values minus the control."""
+    """What to record for `functions`: their values, their values minus the control, and the tangent's own trajectory."""
     plain = {name: eqx.Partial(_value, f) for name, f in functions.items()}
-    return plain | {f"{name} controlled": eqx.Partial(_remainder, f) for name, f in functions.items()}
+    fine = {controlled(name): eqx.Partial(_remainder, f) for name, f in functions.items()}
+    return plain | fine | {TRAJECTORY: _trajectory}
 
 
-def expected_controls(functions: Functions, law: TangentLaw) -> dict[str, np.ndarray]:
-    """The exact expectations of the controls, shape `(n, k)`."""
+def controlled(name: str) -> str:
+    """The observable that is the function of that name minus its control."""
+    return f"{name} controlled"
 
-    return {name: np.asarray(_half_traces(f, law), float) for name, f in functions.items()}
+
+def expected_controls(
+    functions: Functions, law: TangentLaw, trajectory: Float[np.ndarray, "n d"]
+) -> dict[str, Float[np.ndarray, "n k"]]:
+    """The exact expectations of the controls; nan where the run's own noiseless `trajectory` has left that of the law."""
+    exact = np.stack(
+        [np.concatenate([np.ravel(leaf[i]) for leaf in jax.tree.leaves(law.mean)]) for i in range(len(trajectory))]
+    )
+    noise = np.sqrt(np.diagonal(law.covariance, axis1=1, axis2=2))
+    with np.errstate(invalid="ignore"):
+        same = np.abs(trajectory - exact) <= _ASTRAY * np.max(np.abs(exact)) + _ASTRAY_IN_NOISE * noise
+    together = np.all(same, axis=1, keepdims=True)
+    return {name: np.where(together, in_double(_half_traces, f)(law), np.nan) for name, f in functions.items()}
+
+
+def rounded(value: Any, dtype: Any) -> np.ndarray:
+    """By how much a value computed in this precision is off, at best."""
+    return _ROUNDINGS * float(jnp.finfo(dtype).eps) * np.abs(np.asarray(value, float))
 
 
 @eqx.filter_jit
@@ -166,12 +194,11 @@ def _mean_start(sde: SDE, x0: PyTree, keys: Array) -> PyTree:
     return jax.tree.map(lambda y: jnp.mean(y, axis=0), jax.vmap(lambda k: sde.init(x0, k)[1])(keys))
 
 
-@eqx.filter_jit
 def _half_traces(function: Any, law: TangentLaw) -> Array:
     def one(mean: PyTree, covariance: Array) -> Array:
         vector, unravel = ravel_pytree(mean)
         hessian = jax.hessian(lambda v: flat(function(unravel(v))))(vector)
-        return _or_nothing(0.5 * jnp.einsum("kij,ij->k", hessian, covariance))
+        return 0.5 * jnp.einsum("kij,ij->k", hessian, covariance)
 
     return jax.vmap(one)(law.mean, law.covariance)
 
@@ -186,13 +213,13 @@ def _remainder(function: Any, seen: Sighting) -> Array:
     def slope(mean: PyTree) -> PyTree:
         return jax.jvp(function, (mean,), (seen.deviation,))[1]
 
+    # Where the function has no derivatives, as a norm at 0, this is not finite, and the function's mean a plain one.
     first, second = jax.jvp(slope, (seen.mean,), (seen.deviation,))
-    return _flat(function, seen.x) - _or_nothing(flat(first) + 0.5 * flat(second))
+    return _flat(function, seen.x) - (flat(first) + 0.5 * flat(second))
 
 
-def _or_nothing(control: Array) -> Array:
-    # A function that is not differentiable at the mean, as a norm at 0, has no control there; its mean is a plain one.
-    return jnp.where(jnp.isfinite(control), control, 0)
+def _trajectory(seen: Sighting) -> Array:
+    return flat(seen.mean)
 
 
 def _flat(function: Any, x: PyTree) -> Array:
@@ -201,16 +228,28 @@ def _flat(function: Any, x: PyTree) -> Array:
 
 def _plain(statistics: Any) -> Expectation:
     mean, stderr = (np.asarray(a, float) for a in (statistics.mean, statistics.stderr))
-    return Expectation(mean, stderr, np.ones_like(mean))
+    return Expectation(mean, np.hypot(stderr, rounded(mean, statistics.mean.dtype)), np.ones_like(mean))
 
 
-def _controlled(plain: Any, controlled: Any, known: np.ndarray) -> Expectation:
-    crude, fine = _plain(plain), _plain(controlled)
+def _controlled(plain: Any, fine: Any, known: np.ndarray) -> Expectation:
+    crude = _plain(plain)
+    mean = np.asarray(fine.mean, float) + known
+    stderr = np.hypot(np.asarray(fine.stderr, float), rounded(mean, plain.mean.dtype))
+    return Expectation(*better(crude.mean, crude.stderr, mean, stderr, usable(plain, fine)[:, None]))
+
+
+def usable(plain: Any, fine: Any) -> np.ndarray:
+    """At which times the controlled values are finite for all seeds that have a plain one; without some of them, the
+    control's expectation would not be the exact one."""
+    return np.asarray(plain.count) == np.asarray(fine.count)
+
+
+def better(
+    crude: np.ndarray, rough: np.ndarray, fine: np.ndarray, sharp: np.ndarray, usable: Any = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Entry by entry the estimate of the smaller standard error, plain or controlled; that error; by how much the control
+    divided the variance, 1 where it was not used."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        reduction = np.where(crude.stderr > 0, (crude.stderr / fine.stderr) ** 2, 1.0)
-    helps = reduction >= 1
-    return Expectation(
-        np.where(helps, fine.mean + known, crude.mean),
-        np.where(helps, fine.stderr, crude.stderr),
-        np.where(helps, reduction, 1.0),
-    )
+        factor = np.where(rough > 0, (rough / sharp) ** 2, 1.0)
+    helps = usable & (factor >= 1) & np.isfinite(fine)
+    return np.where(helps, fine, crude), np.where(helps, sharp, rough), np.where(helps, factor, 1.0)

@@ -110,17 +110,23 @@ def burn_in(mean: Any, stderr: Any, without: Any = None) -> tuple[int, bool]:
     sums, squares = (np.cumsum(a[::-1])[::-1][: latest + 1] for a in (centred, centred**2))
     lengths = n - np.arange(latest + 1)
     start = int(np.argmin((squares - sums**2 / lengths) / lengths**2))
-    middle = (start + n) // 2
+    parts = None if without is None else np.asarray(without, float)[..., start:]
+    return start, trendless(mean[start:], stderr[start:], parts)
+
+
+def trendless(mean: np.ndarray, stderr: np.ndarray, without: np.ndarray | None = None, limit: float = _TREND) -> bool:
+    """Whether the averages over a curve's two halves agree within `limit` standard errors; arguments as in [`burn_in`][]."""
+    middle = mean.size // 2
 
     def halves(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.mean(curves[..., start:middle], axis=-1), np.mean(curves[..., middle:], axis=-1)
+        return np.mean(curves[..., :middle], axis=-1), np.mean(curves[..., middle:], axis=-1)
 
     if without is None:
         spread = np.hypot(*halves(stderr))
     else:
-        spread = np.sqrt(len(without) - 1) * np.std(np.subtract(*halves(np.asarray(without, float))))
+        spread = np.sqrt(len(without) - 1) * np.std(np.subtract(*halves(without)))
     trend = np.abs(np.subtract(*halves(mean)))
-    return start, bool(trend <= _TREND * spread + _ROUNDING * np.max(np.abs(mean[start:])))
+    return bool(trend <= limit * spread + _ROUNDING * np.max(np.abs(mean)))
 
 
 def _split(values: Any, chains: int) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy  # whose parts load when they are first used
 
 from .. import _checks
 from ..simulation import JackknifeStatistics, MomentStatistics, SampleStatistics
 from ._diagnostics import burn_in
+from ._divergence import divergence
 
 # The default window: the excess over the floor falls from 80 % to 10 % of its start, five standard errors above zero.
 _BEGIN, _END, _CLEAR = 0.8, 0.1, 5
@@ -256,17 +258,31 @@ def _line(form: _Kind, curves: _Curves, excess: np.ndarray, inside: np.ndarray) 
 def _curves(statistics: Any) -> _Curves:
     if isinstance(statistics, JackknifeStatistics):
         total = _curves(statistics.total)
-        curves = total._replace(without=np.stack([_scalar(part.mean, 1) for part in statistics.without]))
+        curves = total._replace(without=_scalar(statistics.left_out.mean, 2))
     elif isinstance(statistics, MomentStatistics):
         curves = _Curves(np.asarray(statistics.ts, float), _scalar(statistics.mean, 1), _scalar(statistics.stderr, 1), None)
     elif isinstance(statistics, SampleStatistics):
         curves = _grouped(np.asarray(statistics.ts, float), _scalar(statistics.values, 2))
+        rounding = jnp.finfo(jax.tree.leaves(statistics.values)[0].dtype).eps * np.abs(curves.mean)
+        curves = curves._replace(stderr=np.hypot(curves.stderr, rounding))
     else:
         raise TypeError(f"statistics must be an observable's of an ensemble, such as ensemble['loss'], got {statistics!r}")
-    unknown = np.count_nonzero(~np.isfinite(curves.mean + curves.stderr))
-    if unknown:
-        raise ValueError(f"statistics must be of two finite seeds at least at each time, got fewer at {unknown} times")
+    unknown = ~np.isfinite(curves.mean + curves.stderr)
+    if np.any(unknown):
+        counts = _counts(statistics)
+        lost = np.max(counts) - counts
+        raise ValueError(
+            f"{divergence(lost, int(np.max(counts)), curves.ts)}: a rate needs at least two finite seeds at each time, and "
+            f"there are fewer at {np.count_nonzero(unknown)} of {unknown.size} times"
+        )
     return curves
+
+
+def _counts(statistics: Any) -> np.ndarray:
+    """How many seeds are finite at each time."""
+    if isinstance(statistics, SampleStatistics):
+        return np.count_nonzero(np.isfinite(_scalar(statistics.values, 2)), axis=1)
+    return np.asarray(statistics.total.count if isinstance(statistics, JackknifeStatistics) else statistics.count)
 
 
 def _scalar(leaves: Any, ndim: int) -> np.ndarray:

@@ -7,18 +7,32 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy  # whose parts load when they are first used
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks
 from .._tree import flat, is_sampler, size
 from ..processes import SDE, Accompanied, Chain
 from ..simulation import Ensemble, Jackknife, Moments, Samples, simulate
-from ._control import accompany, expected_controls, observables, tangent_law
-from ._diagnostics import burn_in, effective_sample_size, r_hat
+from ._control import TRAJECTORY, accompany, better, controlled, expected_controls, observables, rounded, tangent_law, usable
+from ._diagnostics import effective_sample_size, r_hat, trendless
+from ._divergence import check_seeds_left
 
 # Means and covariances are kept up to this many coordinates.
 _KEPT = 64
-_RECORDS, _FIRST_STEPS, _SETTLED = 64, 512, 1e-5
+
+# About so many times are recorded; where no run is known to be long enough, so many steps are tried first.
+_RECORDS, _FIRST_STEPS = 64, 512
+
+# The tangent process has settled where its moments are within this share of the stationary variance; a run is this many
+# times as long, so that seeds forget their starts often enough for R-hat to tell.
+_SETTLED, _LENGTHS = 1e-7, 6
+
+# Seeds have mixed where R-hat is below this (Vehtari et al., 2021, advise 1.01 for chains that are much longer).
+_MIXED = 1.05
+
+# How often a verdict over all curves may find a trend where there is none.
+_FALSE_ALARMS = 0.003
 
 
 class StationaryErrors(NamedTuple):
@@ -41,10 +55,11 @@ class Stationary(NamedTuple):
     effective_samples: np.ndarray
     """Per coordinate, of all seeds and recorded times together (bulk, rank-normalised)."""
     r_hat: np.ndarray
-    """Per coordinate, over seeds: rank-normalised and split. Near 1 where each seed has seen the whole law; above it where
-    runs are short, or seeds are stuck in different places. Averages over seeds don't need it, averages over time do."""
+    """Per coordinate, over seeds: rank-normalised and split. Near 1 where each seed has seen the same law; above it where
+    runs are short, or seeds are stuck in different places."""
     settled: bool
-    """Whether no curve of means over seeds shows a trend after `burn_in`."""
+    """Whether no curve of means over seeds shows a trend after `burn_in`, and R-hat is below 1.05 in all coordinates. No
+    such verdict sees a part of the law that no seed has reached, as a well that none has left for it."""
     burn_in: float
     """The time from which on averages are taken."""
     ts: np.ndarray
@@ -76,11 +91,20 @@ def stationary(
     most_steps: int = 2**17,
     progress: bool = True,
 ) -> Stationary:
-    """The stationary law of a process: averages over seeds, and over time after burn-in.
+    """The stationary law of a process: averages over seeds, and over the second half of a run that is long enough.
 
     Seeds are independent, so standard errors come from a jackknife over groups of seeds, whatever the correlation in
-    time. Where the process has a linearisation, most of the sampling noise of mean, covariance and loss is taken out by
-    control variates of exactly known expectation, as in [`expectations`][].
+    time: with Student's law of one degree of freedom less than groups. Where the process has a linearisation, most of the
+    sampling noise of mean, covariance and loss is taken out by control variates of exactly known expectation, as in
+    [`expectations`][].
+
+    Times are recorded at an odd stride, and averaged in pairs: SignSGD's chain is on every second point of its lattice at
+    even steps and on the others at odd ones, and its stationary law is the mean of the two.
+
+    `.settled` says that the means over seeds show no trend, and that R-hat over seeds is below 1.05: each seed has seen the
+    same law. Neither can see what no seed has reached: if all start in one well and none leaves it, both are content, and
+    the law is that of the well. Start the seeds apart, with `x0` a function that draws from a law wider than the stationary
+    one, to find out.
 
     **Arguments:**
 
@@ -88,14 +112,16 @@ def stationary(
     - `x0`: where all seeds start, a pytree of parameters (at most 64 coordinates), or a function `key -> pytree`.
     - `key`, `seeds`, `substeps`, `progress`: as in [`simulate`][]. An SDE's law is that of its solver with these
       `substeps`; two runs show what is left of the step.
-    - `steps`: optimizer steps of the run; by default as many as it takes, found by doubling, up to `most_steps`.
+    - `steps`: about how many optimizer steps to run; by default as many as it takes to settle, found by doubling, up to
+      `most_steps`.
     - `groups`: of seeds, for the jackknife.
-    - `kept`: of how many seeds samples are kept, for quantiles, R-hat and effective sample sizes.
+    - `kept`: how many seeds, run on their own beforehand, give samples for quantiles, R-hat and effective sample sizes.
 
     **Returns:** a [`Stationary`][]: `.mean` `(d,)`, `.covariance` `(d, d)`, `.loss`, `.stderr`, `.reduction`, the
     diagnostics of Vehtari et al. (2021) and the verdict `.settled`.
 
-    **Raises:** `ValueError` or `TypeError` for arguments that don't fit.
+    **Raises:** `ValueError` or `TypeError` for arguments that don't fit; `ValueError` where fewer than two seeds are left
+    of those that have not diverged.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
@@ -108,80 +134,138 @@ def stationary(
     seeds = _checks.count("seeds", seeds, least=2)
     groups = min(_checks.count("groups", groups, least=2), seeds)
     kept = min(_checks.count("kept", kept, least=2), seeds)
+    most_steps = _checks.count("most_steps", most_steps)
     example = process.problem.validate(x0(key) if is_sampler(x0) else x0)
     if size(example) > _KEPT:
         raise ValueError(f"stationary keeps full covariances, for at most {_KEPT} coordinates; x0 has {size(example)}")
     companion = accompany(process, x0, substeps)
-    length = _checks.count("steps", steps) if steps is not None else _length(companion, process, x0, key, substeps, most_steps)
+    common: dict[str, Any] = dict(substeps=substeps, progress=progress)
+    fixed = None if steps is None else _Grid.of(_checks.count("steps", steps, least=4))
+    grid = fixed or _Grid.of(min(_length(companion, substeps, most_steps), most_steps))
     while True:
-        length = _RECORDS * max(1, round(length / _RECORDS)) if length >= _RECORDS else length
-        law = _estimate(process, companion, x0, key, seeds, length, substeps, groups, kept, progress)
-        if law.settled or steps is not None or 2 * length > most_steps:
+        paths = _paths(process, x0, grid, kept, jax.random.fold_in(key, 1), **common)
+        if not paths.mixed and fixed is None and 2 * grid.steps <= most_steps:
+            grid = _Grid.of(2 * grid.steps)
+            continue
+        law = _estimate(process, companion, x0, key, seeds, grid, groups, paths, **common)
+        if law.settled or fixed is not None or 2 * grid.steps > most_steps:
             return law
-        length *= 2
+        grid = _Grid.of(2 * grid.steps)
 
 
-def _length(companion: Accompanied | None, process: Any, x0: Any, key: Any, substeps: int, most: int) -> int:
-    """Twice the steps after which the tangent process has settled; where there is none, a first try."""
-    steps = _FIRST_STEPS
+class _Grid(NamedTuple):
+    """Which steps are recorded: `records` multiples of an odd stride; the second half of them counts."""
+
+    stride: int
+    records: int
+
+    @staticmethod
+    def of(steps: int) -> "_Grid":
+        stride = 2 * (steps // (2 * _RECORDS)) + 1
+        return _Grid(stride, max(4, 4 * round(steps / (4 * stride))))
+
+    @property
+    def steps(self) -> int:
+        return self.stride * self.records
+
+    @property
+    def start(self) -> int:
+        """The first record that counts; an even number of them follow."""
+        return self.records // 2 + 1
+
+    def paired(self, curves: np.ndarray, axis: int) -> np.ndarray:
+        """The records that count, averaged two by two along the axis of times."""
+        tail = np.moveaxis(curves, axis, 0)[self.start :]
+        return np.moveaxis(tail.reshape(-1, 2, *tail.shape[1:]).mean(axis=1), 0, axis)
+
+
+def _length(companion: Accompanied | None, substeps: int, most: int) -> int:
+    """Several times the steps after which the tangent process has settled; where there is none, a first try."""
     if companion is None:
-        return steps
+        return _FIRST_STEPS
+    steps = _FIRST_STEPS
     while steps <= most:
-        law = tangent_law(companion, steps, jnp.arange(_RECORDS + 1) * (steps // _RECORDS), substeps)
-        means, covariances = np.asarray(jax.vmap(flat)(law.mean), float), np.asarray(law.covariance, float)
-        spread = max(float(np.max(np.diagonal(covariances[-1]))), 1e-30)
+        stride = steps // _RECORDS
+        law = tangent_law(companion, steps, jnp.arange(_RECORDS + 1) * stride, substeps)
+        means = np.concatenate([leaf.reshape(_RECORDS + 1, -1) for leaf in jax.tree.leaves(law.mean)], axis=1)
+        spread = max(float(np.max(np.diagonal(law.covariance[-1]))), 1e-30)
         away = np.max(np.abs(means - means[-1]), axis=1) / np.sqrt(spread)
-        away = np.maximum(away, np.max(np.abs(covariances - covariances[-1]), axis=(1, 2)) / spread)
-        settled = int(np.flatnonzero(away > _SETTLED)[-1]) + 1 if np.any(away > _SETTLED) else 0
+        away = np.maximum(away, np.max(np.abs(law.covariance - law.covariance[-1]), axis=(1, 2)) / spread)
+        late = np.flatnonzero(~(away <= _SETTLED))
+        settled = int(late[-1]) + 1 if late.size else 0
         if 2 * settled <= _RECORDS:
-            return max(2 * settled * (steps // _RECORDS), _FIRST_STEPS // 4)
+            return max(_LENGTHS * settled * stride, _FIRST_STEPS // 4)
         steps *= 2
     return most
 
 
+class _Paths(NamedTuple):
+    """Some seeds of their own: their parameters at the records that count, shape `(times, seeds, d)`, and what they tell."""
+
+    samples: np.ndarray
+    r_hat: np.ndarray
+    effective: np.ndarray
+    """Effective samples per seed."""
+    reference: jax.Array
+    """A point in the law, relative to which covariances lose no digits."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether R-hat is known and small in all coordinates."""
+        return bool(np.all(self.r_hat < _MIXED))
+
+
+def _paths(process: Any, x0: Any, grid: _Grid, kept: int, key: Any, **common: Any) -> _Paths:
+    run = dict(steps=grid.steps, every=grid.stride, seeds=kept, key=key, observe={"x": flat}, reduce=Samples(), **common)
+    values = simulate(process, x0, **run)["x"].values
+    samples = np.asarray(values, float)
+    finite = np.all(np.isfinite(samples), axis=(0, 2))
+    samples = samples[grid.start :, finite]
+    reference = jnp.asarray(np.mean(samples[-1], axis=0) if finite.any() else np.zeros(samples.shape[-1]), values.dtype)
+    # ArviZ's convention: chains (seeds) first, then draws (recorded times).
+    chains = np.swapaxes(samples, 0, 1)
+    if chains.shape[0] < 2 or chains.shape[1] < 4:
+        nothing = np.full(samples.shape[-1], np.nan)
+        return _Paths(samples, nothing, nothing, reference)
+    return _Paths(samples, r_hat(chains), effective_sample_size(chains) / chains.shape[0], reference)
+
+
 def _estimate(
     process: Any,
-    companion: Any,
+    companion: Accompanied | None,
     x0: Any,
     key: Any,
     seeds: int,
-    steps: int,
-    substeps: int,
+    grid: _Grid,
     groups: int,
-    kept: int,
+    paths: _Paths,
+    *,
+    substeps: int,
     progress: bool,
 ) -> Stationary:
-    every = max(1, steps // _RECORDS)
-    common: dict[str, Any] = dict(steps=steps, every=every, key=key, substeps=substeps, progress=progress)
-    # The law of the kept seeds: for the diagnostics, and for a point of reference that keeps digits in covariances.
-    paths = simulate(process, x0, seeds=kept, observe={"x": flat}, reduce=Samples(), **common)
-    samples = np.asarray(paths["x"].values, float)
-    finite = np.all(np.isfinite(samples), axis=(0, 2))
-    reference = jnp.asarray(np.mean(samples[-1, finite], axis=0) if finite.any() else 0.0, paths["x"].values.dtype)
-    functions = _functions(process.problem.loss, reference)
-    jackknife = Jackknife(Moments(), groups)
-    if companion is None:
-        run = simulate(process, x0, seeds=seeds, observe=functions, reduce=jackknife, **common)
-        fine, known = {}, {}
-    else:
-        run = simulate(companion, x0, seeds=seeds, observe=observables(functions), reduce=jackknife, **common)
-        known = expected_controls(functions, tangent_law(companion, steps, run.steps, substeps))
-        fine = {n: _Curves.of(run, f"{n} controlled", known[n]) for n in functions}
-    crude = {n: _Curves.of(run, n, 0.0) for n in functions}
-    start, trendless = _settling(fine or crude)
-    d = reference.shape[0]
-    plain = _averages(crude, start, d, np.asarray(reference, float))
-    best = plain if not fine else _averages(fine, start, d, np.asarray(reference, float))
-    values, errors, factors = _select(plain, best)
-    # ArviZ's convention: chains (seeds) first, then draws (recorded times).
-    tail = np.swapaxes(samples[start:, finite], 0, 1)
-    enough = tail.shape[0] > 1 and tail.shape[1] >= 4
-    ratio = r_hat(tail) if enough else np.full(d, np.nan)
-    effective = effective_sample_size(tail) * seeds / max(1, tail.shape[0]) if enough else np.full(d, np.nan)
+    functions = _functions(process.problem.loss, paths.reference)
+    observe = functions if companion is None else observables(functions)
+    run = simulate(
+        process if companion is None else companion, x0, steps=grid.steps, every=grid.stride, seeds=seeds, key=key,
+        substeps=substeps, observe=observe, reduce=Jackknife(Moments(), groups), progress=progress,
+    )  # fmt: skip
+    check_seeds_left(run, "there is no stationary law to estimate")
+    crude = {n: _Curves.of(run, n, grid, 0.0) for n in functions}
+    fine = crude
+    if companion is not None:
+        trajectory = np.asarray(run[TRAJECTORY].total.mean, float)
+        known = expected_controls(functions, tangent_law(companion, grid.steps, run.steps, substeps), trajectory)
+        fine = {n: _Curves.of(run, controlled(n), grid, known[n]) for n in functions}
+        for name, curves in fine.items():
+            if not usable(run[name].total, run[controlled(name)].total)[grid.start :].all() or not curves.finite:
+                fine[name] = crude[name]
+    reference, dtype = np.asarray(paths.reference, float), paths.reference.dtype
+    values, errors, factors = _select(*(_averages(c, reference, dtype) for c in (crude, fine)))
     ts = np.asarray(run.ts, float)
     return Stationary(
-        values.mean, values.covariance, values.loss, errors, factors, effective, ratio, trendless, float(ts[start]), ts,
-        samples[start:][:, finite], int(run.diverged[-1]), seeds, steps,
+        values.mean, values.covariance, values.loss, errors, factors, paths.effective * seeds, paths.r_hat,
+        paths.mixed and _without_trend(fine), float(ts[grid.start]), ts, paths.samples, int(run.diverged[-1]), seeds,
+        grid.steps,
     )  # fmt: skip
 
 
@@ -199,56 +283,58 @@ def _square(reference: jax.Array, x: PyTree) -> jax.Array:
 
 
 class _Curves(NamedTuple):
-    """An observable's mean over time with all seeds, shape `(n, k)`, and without each group, `(groups, n, k)`."""
+    """An observable's mean, in pairs of records, over all seeds `(pairs, k)`, and without each group `(groups, pairs, k)`."""
 
     total: np.ndarray
     without: np.ndarray
     stderr: np.ndarray
 
     @staticmethod
-    def of(run: Ensemble, name: str, known: Any) -> "_Curves":
+    def of(run: Ensemble, name: str, grid: _Grid, known: Any) -> "_Curves":
         statistics = run[name]
 
         def curve(moments: Any) -> np.ndarray:
             mean = np.asarray(moments.mean, float)
-            return mean.reshape(mean.shape[0], -1) + known
+            return grid.paired(mean.reshape(*moments.count.shape, -1) + known, axis=moments.count.ndim - 1)
 
-        stderr = np.asarray(statistics.total.stderr, float)
-        return _Curves(
-            curve(statistics.total), np.stack([curve(m) for m in statistics.without]), stderr.reshape(stderr.shape[0], -1)
-        )
+        stderr = np.asarray(statistics.total.stderr, float).reshape(len(run.ts), -1)
+        return _Curves(curve(statistics.total), curve(statistics.left_out), grid.paired(stderr, axis=0))
 
-
-def _settling(curves: Mapping[str, _Curves]) -> tuple[int, bool]:
-    """The first record from which on no curve shows a trend, and whether there is one."""
-    found = [
-        burn_in(c.total[:, i], c.stderr[:, i], c.without[..., i]) for c in curves.values() for i in range(c.total.shape[1])
-    ]
-    return max(int(f[0]) for f in found), all(bool(f[1]) for f in found)
+    @property
+    def finite(self) -> bool:
+        """Whether the means are finite."""
+        return bool(np.all(np.isfinite(self.total)))
 
 
-def _averages(curves: Mapping[str, _Curves], start: int, d: int, reference: np.ndarray) -> tuple[Any, Any]:
-    """Time averages of mean, covariance and loss, and their jackknife standard errors."""
+def _without_trend(curves: Mapping[str, _Curves]) -> bool:
+    """Whether no curve shows a trend; the more curves, the larger the trend that chance makes."""
+    groups, count = next(iter(curves.values())).without.shape[0], sum(c.total.shape[1] for c in curves.values())
+    limit = float(scipy.special.stdtrit(groups - 1, 1 - _FALSE_ALARMS / (2 * count)))
+    return all(
+        trendless(c.total[:, i], c.stderr[:, i], c.without[..., i], limit)
+        for c in curves.values()
+        for i in range(c.total.shape[1])
+    )
+
+
+def _averages(curves: Mapping[str, _Curves], reference: np.ndarray, dtype: Any) -> tuple[Any, Any]:
+    """Time averages of mean, covariance and loss, and their standard errors: jackknife, and a few roundings."""
+    d = reference.size
 
     def quantities(pick: Callable[[_Curves], np.ndarray]) -> list[np.ndarray]:
-        mean, second, loss = (pick(curves[n])[..., start:, :].mean(axis=-2) for n in ("mean", "second", "loss"))
+        mean, second, loss = (pick(curves[n]).mean(axis=-2) for n in ("mean", "second", "loss"))
         product = mean[..., :, None] * mean[..., None, :]
-        return [mean, second.reshape(*second.shape[:-1], d, d) - product, loss[..., 0]]
+        return [mean + reference, second.reshape(*second.shape[:-1], d, d) - product, loss[..., 0]]
 
     values, parts = quantities(lambda c: c.total), quantities(lambda c: c.without)
     groups = parts[0].shape[0]
-    errors = [np.sqrt((groups - 1) / groups * np.sum((p - p.mean(axis=0)) ** 2, axis=0)) for p in parts]
-    values[0] = values[0] + reference
+    sampling = [np.sqrt((groups - 1) / groups * np.sum((p - p.mean(axis=0)) ** 2, axis=0)) for p in parts]
+    errors = [np.hypot(error, rounded(value, dtype)) for error, value in zip(sampling, values, strict=True)]
     return StationaryErrors(*values), StationaryErrors(*errors)
 
 
 def _select(plain: tuple[Any, Any], best: tuple[Any, Any]) -> tuple[Any, Any, Any]:
     """Entry by entry the estimate of the smaller standard error."""
-    chosen = []
-    for crude, fine, rough, sharp in zip(plain[0], best[0], plain[1], best[1], strict=True):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            factor = np.where(rough > 0, (rough / sharp) ** 2, 1.0)
-        helps = factor >= 1
-        chosen.append((np.where(helps, fine, crude), np.where(helps, sharp, rough), np.where(helps, factor, 1.0)))
+    chosen = [better(*entries) for entries in zip(plain[0], plain[1], best[0], best[1], strict=True)]
     values, errors, factors = (StationaryErrors(*entries) for entries in zip(*chosen, strict=True))
     return values, errors, factors

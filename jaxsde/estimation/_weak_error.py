@@ -15,24 +15,28 @@ from ..optimizers import AbstractOptimizer
 from ..problems import Problem
 from ..processes import SDE
 from ._control import Expectation, accompany, expectations, tangent_law
+from ._divergence import divergence
 
-# Two results of the same value differ by this much in float32, at best.
-_ROUNDING = {np.dtype("float32"): 3e-7, np.dtype("float64"): 1e-15}
 _NORMAL_QUANTILE = 1.96
+# The powers among which the best is sought.
+_POWERS = np.linspace(-2.0, 8.0, 10_001)
 
 
 class Order(NamedTuple):
-    """A power law $|e| = C \\eta^p$ fitted to errors."""
+    """A power law $e = C \\eta^p$ fitted to errors."""
 
     slope: float
-    """$p$."""
+    """$p$; nan where noise hides it."""
     half_width: float
-    """Half the width of its 95 % confidence interval, from the errors' standard errors."""
+    """Half the width of its 95 % confidence interval, from the errors' standard errors; infinite where noise hides it."""
     constant: float
     """$C$ for the whole power nearest to $p$, from the smallest learning rate."""
     constant_stderr: float
     local: np.ndarray
-    """The slopes between neighbouring learning rates: where these drift, powers beyond the leading one matter."""
+    """The slopes between neighbouring learning rates: where these drift, powers beyond the leading one matter. nan where
+    the two errors have different signs."""
+    local_half_width: np.ndarray
+    """Half the widths of their 95 % confidence intervals, to first order in the errors' standard errors."""
 
 
 class FunctionError(NamedTuple):
@@ -151,9 +155,12 @@ def weak_error(
 
         discrete = run(scaled.chain(problem), 0)
         coarse, fine = run(sde, 1, substeps=substeps), run(sde, 2, substeps=2 * substeps)
+        for name, side in (("optimizer", discrete), ("SDE", coarse), ("SDE", fine)):
+            if side.diverged[-1] > seeds - 2:
+                lost = divergence(side.diverged, seeds, side.ts)
+                raise ValueError(f"at the learning rate {rate:g} {lost} of the {name}: there is no expectation to compare")
         sides.append((discrete, coarse, fine, _ode(sde, x0, count, substeps, functions)))
-    rounding = _ROUNDING.get(np.dtype(flat(example).dtype), 1e-2)
-    errors = {name: _function_error(name, rates, sides, rounding) for name in functions}
+    errors = {name: _function_error(name, rates, sides) for name in functions}
     title = f"{type(opt).__name__} on {type(problem.loss).__name__} with {type(problem.noise).__name__} noise, {model}"
     lost = sum(int(e.diverged[-1]) for side in sides for e in side[:3])
     return WeakError(title, float(T), rates, substeps, seeds, errors, lost)
@@ -216,13 +223,12 @@ def _ode(sde: SDE, x0: Any, steps: int, substeps: int, functions: Mapping[str, A
     return {name: 2 * values[1][name] - values[0][name] for name in functions}
 
 
-def _function_error(name: str, rates: np.ndarray, sides: list[Any], rounding: float) -> FunctionError:
+def _function_error(name: str, rates: np.ndarray, sides: list[Any]) -> FunctionError:
     def column(pick: Callable[[Expectation], np.ndarray], side: int) -> np.ndarray:
         return np.array([float(pick(s[side][name])[-1]) for s in sides])
 
     (chain, coarse, fine) = (column(lambda e: e.mean, i) for i in range(3))
-    noise = rounding * np.maximum(np.abs(chain), 1e-30)
-    (chain_error, coarse_error, fine_error) = (np.hypot(column(lambda e: e.stderr, i), noise) for i in range(3))
+    (chain_error, coarse_error, fine_error) = (column(lambda e: e.stderr, i) for i in range(3))
     sde, sde_error = 2 * fine - coarse, np.hypot(2 * fine_error, coarse_error)
     modelling, modelling_error = sde - chain, np.hypot(sde_error, chain_error)
     solver, solver_error = 2 * (coarse - fine), 2 * np.hypot(coarse_error, fine_error)
@@ -234,23 +240,29 @@ def _function_error(name: str, rates: np.ndarray, sides: list[Any], rounding: fl
 
 
 def fit_order(rates: np.ndarray, errors: np.ndarray, stderr: np.ndarray) -> Order:
-    """Fits $|e| = C \\eta^p$ by least squares of the logarithms, each weighted by its standard error.
+    """Fits $e = C \\eta^p$ to errors of either sign, all of them, by least squares weighted with their standard errors.
 
-    Errors that are not told from zero (within two standard errors) are left out; without two of them there is no slope.
+    The errors themselves are fitted and not their logarithms, so that those which noise hides weigh little and none needs to
+    be left out: to keep what chance has made large would bias the slope. Its interval is where the sum of squares is within
+    3.84 of its least (the profile likelihood of normal errors); where that has no end, there is no slope.
     """
-    seen = np.abs(errors) > 2 * stderr
-    local = np.full(len(rates) - 1, np.nan)
+    deviation = np.maximum(stderr, 1e-12 * np.max(np.abs(errors), initial=1e-300))
+    x = np.log(rates / rates[-1])
+    e = errors / deviation
+    basis = np.exp(np.outer(_POWERS, x)) / deviation
+    # For each power the best constant, and what it leaves of the sum of squares.
+    explained = (basis @ e) ** 2 / np.sum(basis**2, axis=1)
+    left = np.sum(e**2) - explained
+    best = int(np.argmin(left))
+    inside = np.flatnonzero(left <= left[best] + _NORMAL_QUANTILE**2)
+    seen = 0 < inside[0] and inside[-1] < len(_POWERS) - 1
+    slope = float(_POWERS[best]) if seen else np.nan
+    half_width = float(_POWERS[inside[-1]] - _POWERS[inside[0]]) / 2 if seen else np.inf
+    scale = rates[-1] ** max(1, round(slope)) if seen else np.nan
+    constant, constant_error = errors[-1] / scale, stderr[-1] / scale
     with np.errstate(divide="ignore", invalid="ignore"):
-        log, spread = np.log(np.abs(errors)), stderr / np.abs(errors)
-    between = seen[1:] & seen[:-1]
-    local[between] = (np.diff(log) / np.diff(np.log(rates)))[between]
-    if np.sum(seen) < 2:
-        return Order(np.nan, np.inf, np.nan, np.nan, local)
-    x, y, weight = np.log(rates[seen]), log[seen], 1 / spread[seen] ** 2
-    centre = np.sum(weight * x) / np.sum(weight)
-    scatter = np.sum(weight * (x - centre) ** 2)
-    slope = float(np.sum(weight * (x - centre) * y) / scatter)
-    smallest = np.flatnonzero(seen)[-1]
-    scale = rates[smallest] ** max(1, round(slope))
-    constant, constant_error = errors[smallest] / scale, stderr[smallest] / scale
-    return Order(slope, _NORMAL_QUANTILE / float(np.sqrt(scatter)), float(constant), float(constant_error), local)
+        local = np.diff(np.log(np.abs(errors))) / np.diff(x)
+        spread = _NORMAL_QUANTILE * np.hypot(*(stderr / np.abs(errors))[np.arange(2)[:, None] + np.arange(len(x) - 1)])
+        local_half_width = spread / np.abs(np.diff(x))
+    local[np.sign(errors[1:]) != np.sign(errors[:-1])] = np.nan
+    return Order(slope, half_width, float(constant), float(constant_error), local, local_half_width)

@@ -50,12 +50,12 @@ def plot(comparison: Comparison, ax: Any = None) -> Any:
         mean, std = side.curves.loss, side.loss_std
         ax.plot(ts, mean, style, color=color, lw=2, label=f"{name}, mean of {side.seeds:,} seeds")
         ax.fill_between(ts, mean - std, mean + std, color=color, alpha=0.15, lw=0, label=f"{name}, ± 1 std over seeds")
-        lowest = min(lowest, float(np.nanmin(mean)))
+        lowest = min(lowest, float(np.min(mean[np.isfinite(mean)], initial=np.inf)))
     if comparison.theory is not None:
         ax.plot(ts, comparison.theory.loss, "k:", lw=2, label="theory")
     if comparison.bound is not None:
         ax.plot(ts, comparison.bound, color="0.5", lw=1, label="theory, upper bound")
-    if lowest > 0:
+    if 0 < lowest < np.inf:
         ax.set_yscale("log")
         ax.set_ylim(bottom=lowest / 3)
     ax.set(title=comparison.title, xlabel="time $t = k\\,\\eta$", ylabel="loss")

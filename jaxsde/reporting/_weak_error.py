@@ -67,7 +67,8 @@ def plot_weak_error(error: WeakError, name: str, ax: Any = None) -> Any:
 def _order(order: Order) -> str:
     if not np.isfinite(order.half_width):
         return "no order seen above the noise"
-    local = ", ".join("-" if np.isnan(s) else f"{s:.2f}" for s in order.local)
+    each = zip(order.local, order.local_half_width, strict=True)
+    local = ", ".join("-" if np.isnan(s) or w > 9 else f"{s:.2f} ± {w:.1g}" for s, w in each)
     return (
         f"order {order.slope:.2f} ± {order.half_width:.2f} (local {local}), "
         f"constant {order.constant:.3g} ± {order.constant_stderr:.1g}"

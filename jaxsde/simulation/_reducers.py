@@ -1,7 +1,6 @@
 """Statistics over seeds as monoids: batches, chunks and devices combine by `merge`, in any grouping."""
 
 import abc
-import itertools
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -142,7 +141,7 @@ class MomentStatistics(eqx.Module):
 
     @property
     def stderr(self) -> PyTree:
-        """The standard error of the mean: that of sampling, together with one rounding of the mean, which has no more digits."""
+        """The standard error of the mean: that of sampling and one rounding, as the mean has no more digits."""
         sampling = jnp.sqrt(self._flat_variance / self.count[..., None])
         rounding = jnp.finfo(self._mean.dtype).eps * jnp.abs(self._flat_mean)
         return unravel(jnp.hypot(sampling, rounding), self._shape)
@@ -239,22 +238,40 @@ class Jackknife(AbstractReducer):
         return jax.vmap(self.reducer.merge)(a, b)
 
     def result(self, stats: Any, ts: Float[Array, " n"], shape: PyTree, seeds: int) -> "JackknifeStatistics":
-        merge = jax.vmap(self.reducer.merge)
-        parts = [jax.tree.map(lambda leaf, g=g: leaf[:, g], stats) for g in range(self.groups)]
-        # before[g] holds the groups up to g, after[g] those from g on: each leave-one-out is then a single merge.
-        before, after = list(itertools.accumulate(parts, merge)), list(itertools.accumulate(parts[::-1], merge))[::-1]
-        rest = [after[1], *(merge(before[g - 1], after[g + 1]) for g in range(1, self.groups - 1)), before[-2]]
-        without = tuple(self.reducer.result(part, ts, shape, seeds) for part in rest)
-        return JackknifeStatistics(self.reducer.result(before[-1], ts, shape, seeds), without)
+        total, left_out = _leave_one_out(self.reducer, stats)
+        return JackknifeStatistics(*(self.reducer.result(part, ts, shape, seeds) for part in (total, left_out)))
 
 
 class JackknifeStatistics(eqx.Module):
-    """Statistics over all seeds, `total`, and over all but one group of them, `without`, one entry per group."""
+    """Statistics over all seeds, `total`, and over all but one group of them, `left_out`, with a leading axis of groups."""
 
     total: MomentStatistics
-    without: tuple[MomentStatistics, ...]
+    left_out: MomentStatistics
+
+    @property
+    def without(self) -> tuple[MomentStatistics, ...]:
+        """The statistics over all but one group of seeds, one entry per group."""
+        parts = self.left_out
+        split = lambda i: MomentStatistics(parts.ts, parts.count[i], parts._mean[i], parts._deviations[i], parts._shape)
+        return tuple(split(i) for i in range(parts.count.shape[0]))
 
     @property
     def ts(self) -> Float[Array, " n"]:
         """The recorded times."""
         return self.total.ts
+
+
+@eqx.filter_jit
+def _leave_one_out(reducer: Moments, stats: Any) -> tuple[Any, Any]:
+    """The statistics of all groups, whose axis is the second, and those without each of them, with that axis first."""
+    merge = jax.vmap(reducer.merge)
+    groups = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), stats)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), groups)
+
+    def add(total: Any, group: Any) -> tuple[Any, Any]:
+        return merge(total, group), total
+
+    # All groups before each one, and all after it: what is left without it is then a single merge.
+    total, before = jax.lax.scan(add, nothing, groups)
+    after = jax.lax.scan(add, nothing, groups, reverse=True)[1]
+    return total, jax.vmap(merge)(before, after)
