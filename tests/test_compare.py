@@ -89,3 +89,33 @@ def test_the_command_writes_a_table_a_picture_and_a_file(tmp_path):
         assert float(data.optimizer_loss[0]) == pytest.approx(1.5)
     bad = subprocess.run([*command, "--learning-rate", "-1"], capture_output=True, text=True)
     assert bad.returncode == 1 and bad.stderr.startswith("jaxsde: learning_rate")
+
+
+@pytest.mark.parametrize("every", [None, 20, 25])
+def test_stationary_rows_are_over_even_and_odd_steps(every):
+    """Whether or not the recorded steps are all even; at even steps alone SignSGD's variance is a fourth of this."""
+    problem, opt = js.Problem(js.Quadratic([1.0]), js.Gaussian(0.1)), js.SignSGD(0.2)
+    result = js.compare(opt, problem, jnp.zeros(1), steps=1000, every=every, seeds=2000, substeps=1, key=jax.random.key(5))
+    row = next(row for row in result.rows if row.quantity == "stationary covariance [0, 0]")
+    assert abs(row.optimizer.value - js.theory.birth_death(opt, problem, 0.0).variance) < 5 * row.optimizer.stderr
+    assert result.ts.size == (201 if every is None else 1000 // every + 1)
+    assert result.optimizer.curves.loss.shape == result.optimizer.diverged.shape == result.ts.shape
+
+
+def test_even_steps_alone_are_named():
+    problem, opt = js.Problem(js.Quadratic([1.0]), js.Gaussian(0.1)), js.SignSGD(0.2)
+    result = js.compare(opt, problem, jnp.zeros(1), steps=8192, every=1024, seeds=40, substeps=1)
+    assert any("only even steps" in note for note in result.notes)
+
+
+def test_a_comparison_of_diverged_seeds_is_nan_and_says_so(tmp_path):
+    problem = js.Problem(lambda x: -jnp.sum(x**4), js.Gaussian(1.0))
+    result = js.compare(js.SGD(0.5), problem, jnp.ones(1), steps=40, seeds=80, substeps=1)
+    assert any("80 of 80 seeds diverged by t = " in note and "none is left" in note for note in result.notes)
+    late = [row for row in result.rows if row.quantity.startswith(("stationary", "loss"))]
+    assert late and all(np.isnan(row.optimizer.value) for row in late)
+    assert "nan" in js.reporting.table(result)
+    js.reporting.plot(result).figure.savefig(tmp_path / "diverged.png")
+    js.reporting.save(result, str(tmp_path / "diverged.nc"))
+    with xarray.open_dataset(tmp_path / "diverged.nc", engine="h5netcdf") as data:
+        assert np.isnan(data.optimizer_loss[-1]) and np.isnan(data.optimizer_mean[-1, 0])

@@ -178,8 +178,8 @@ def test_schedules_set_the_clock_by_their_reference_rate():
     chain = js.simulate(opt.chain(problem), jnp.ones(1), **common)["x"].mean[-1, 0]
     sde = js.simulate(opt.sde(problem), jnp.ones(1), substeps=50, **common)["x"].mean[-1, 0]
     assert float(chain) == pytest.approx(float(np.prod(1 - np.asarray(schedule(np.arange(100))))), rel=1e-4)
-    # The SDE's mean is exp(-integral of eta_t dt) with eta_t = schedule(t / 0.1) / 0.1.
-    assert float(sde) == pytest.approx(np.exp(-10 * (1 - np.exp(-1.0))), rel=0.02)
+    # The SDE's mean is exp(-integral of eta_t dt), with eta_t = schedule(k) / 0.1 during the step k, which lasts 0.1.
+    assert float(sde) == pytest.approx(np.exp(-np.sum(schedule(np.arange(100)))), rel=0.005)
 
 
 def test_diverged_seeds_are_counted_and_left_out():
@@ -187,6 +187,43 @@ def test_diverged_seeds_are_counted_and_left_out():
     run = js.simulate(js.SGD(0.1).chain(problem), jnp.zeros(1), steps=30, seeds=500, key=jax.random.key(0))
     lost = int(run.diverged[-1])
     assert 0 < lost < 500 and int(run["x"].count[-1]) == 500 - lost and np.isfinite(run["x"].mean).all()
+
+
+@pytest.mark.parametrize("reduce", [js.Moments(), js.Moments(covariance=True), js.Jackknife(js.Moments(covariance=True), 4)])
+def test_statistics_of_no_seeds_are_nan(reduce):
+    """Not 0, which would be perfect convergence; also without each group of seeds."""
+    problem = js.Problem(lambda x: -jnp.sum(x**4), js.Gaussian(1.0))
+    run = js.simulate(js.SGD(0.5).chain(problem), jnp.ones(2), steps=30, seeds=12, key=jax.random.key(0), reduce=reduce)
+    assert int(run.diverged[-1]) == 12
+    both = run["x"]
+    for statistics in (both.total, *both.without) if isinstance(reduce, js.Jackknife) else (both,):
+        assert int(statistics.count[-1]) == 0 and int(statistics.count[0]) > 0
+        for name in ("mean", "variance", "stderr"):
+            assert np.isnan(getattr(statistics, name)[-1]).all(), name
+            assert np.isfinite(getattr(statistics, name)[0]).all(), name
+        if statistics._deviations.ndim == 3:
+            assert np.isnan(statistics.covariance[-1]).all()
+
+
+def test_an_observable_that_is_not_finite_counts_in_itself_alone():
+    """The logarithm of a negative coordinate takes no seed from the mean of the coordinate."""
+    problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    run = dict(steps=20, seeds=4000, key=jax.random.key(0))
+    alone = js.simulate(js.SGD(0.1).chain(problem), jnp.zeros(1), observe={"x": lambda x: x}, **run)
+    both = {"x": lambda x: x, "log": lambda x: jnp.log(x[0])}
+    beside = js.simulate(js.SGD(0.1).chain(problem), jnp.zeros(1), observe=both, **run)
+    np.testing.assert_array_equal(beside["x"].mean, alone["x"].mean)
+    assert int(beside.diverged[-1]) == 0 and int(beside["x"].count[-1]) == 4000
+    x = js.simulate(js.SGD(0.1).chain(problem), jnp.zeros(1), reduce=js.Samples(), **run)["x"].values[-1, :, 0]
+    assert int(beside["log"].count[-1]) == np.sum(x > 0)
+    np.testing.assert_allclose(beside["log"].mean[-1], np.mean(np.log(x[x > 0])), rtol=1e-5)
+
+
+def test_a_mean_has_no_more_digits_than_its_precision():
+    """A hundred thousand seeds at 1000 with a spread of 1e-3 know the mean to 3e-6, but float32 holds it to 1e-4."""
+    problem = js.Problem(js.Quadratic([1e-6]), js.Gaussian(1e-3))
+    run = js.simulate(js.SGD(1.0).chain(problem), jnp.full(1, 1e3), steps=1, seeds=100_000, key=jax.random.key(0))
+    assert float(run["x"].stderr[-1, 0]) >= np.spacing(np.float32(1e3))
 
 
 @pytest.mark.parametrize(

@@ -185,3 +185,12 @@ def _curve(*shape):
 def test_bad_arguments_raise(bad, error, match):
     with pytest.raises(error, match=match):
         bad()
+
+
+def test_a_rate_of_diverged_seeds_is_refused_with_their_number_and_time():
+    problem = js.Problem(lambda x: -jnp.sum(x**4), js.Gaussian(1.0))
+    run = dict(steps=40, seeds=40, every=1, key=jax.random.key(0), observe={"loss": lambda x: jnp.sum(x**2)})
+    for reduce in (js.Moments(), js.Jackknife(js.Moments(), 4), js.Samples()):
+        ensemble = js.simulate(js.SGD(0.5).chain(problem), jnp.ones(1), reduce=reduce, **run)
+        with pytest.raises(ValueError, match=r"40 of 40 seeds diverged .*t = .* a rate needs"):
+            js.convergence_rate(ensemble["loss"])

@@ -81,6 +81,34 @@ def test_a_power_law_is_fitted_and_noise_is_not():
     assert np.isinf(fit_order(rates, 1e-3 * rates, np.full(3, 1.0)).half_width)
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_orders_are_fitted_without_selection(order):
+    """Errors that noise all but hides, the smallest below one standard error: no bias, and intervals that cover."""
+    rates, rng = np.array([0.2, 0.1, 0.05, 0.025]), np.random.default_rng(order)
+    true, stderr = rates**order, np.full(4, 0.3 * rates[1] ** order)
+    fits = [fit_order(rates, true + stderr * rng.standard_normal(4), stderr) for _ in range(2000)]
+    slopes, widths = np.array([f.slope for f in fits]), np.array([f.half_width for f in fits])
+    known = np.isfinite(widths)
+    assert np.mean(known) > 0.9
+    assert abs(np.median(slopes[known]) - order) < 0.1
+    # A slope that is not known has an interval that holds everything.
+    covered = np.where(known, np.abs(slopes - order) < widths, True)
+    assert abs(np.mean(covered) - 0.95) < 5 * np.sqrt(0.95 * 0.05 / 2000)
+
+
+def test_errors_may_change_sign():
+    rates = np.array([0.2, 0.1, 0.05])
+    order = fit_order(rates, -(rates**2), 1e-3 * rates**2)
+    assert order.slope == pytest.approx(2, abs=2e-3) and order.constant == pytest.approx(-1)
+    assert np.isnan(fit_order(rates, np.array([1.0, -1.0, 1.0]), np.full(3, 10.0)).local).all()
+
+
+def test_where_all_seeds_diverge_there_is_no_weak_error():
+    problem = js.Problem(lambda x: -jnp.sum(x**4), js.Gaussian(1.0))
+    with pytest.raises(ValueError, match=r"learning rate 0.5 16 of 16 seeds diverged .*t = .*optimizer"):
+        js.weak_error(js.SGD(0.5), problem, jnp.ones(1), T=10.0, learning_rates=(0.5, 0.25), key=jax.random.key(0), seeds=16)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,11 +1,14 @@
 """jaxsde stationary."""
 
 import dataclasses
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
-from .. import reporting, theory
+from .. import _checks, reporting, theory
 from ..estimation import stationary
 from ._setup import Setup
 
@@ -27,11 +30,17 @@ class Stationary(Setup):
     """Noise seeds."""
     substeps: int = 4
     """Solver steps of the SDE per optimizer step, in the coarser of its two runs."""
+    spread: float = 0.0
+    """The standard deviation of the seeds' starts about --start. Wider than the stationary law, it shows whether seeds from
+    different places come to the same law; but then there are no control variates."""
 
 
 def run_stationary(arguments: Stationary) -> None:
     """Estimates and prints."""
+    _checks.number("spread", arguments.spread, low=0.0, closed="low")
     opt, problem, x0 = arguments.build()
+    if arguments.spread:
+        x0 = functools.partial(_scattered, x0, arguments.spread)
     common: dict[str, Any] = dict(key=arguments.key, seeds=arguments.seeds, steps=arguments.steps)
     columns = {"optimizer": stationary(opt.chain(problem), x0, **common)}
     notes = []
@@ -49,6 +58,12 @@ def run_stationary(arguments: Stationary) -> None:
             notes.append(f"no {name}: {error}")
     forms |= _exact(opt, problem, notes)
     print(reporting.stationary_table(columns, forms, notes))
+
+
+def _scattered(x0: Any, spread: float, key: jax.Array) -> Any:
+    """A normal start about `x0`."""
+    vector, unravel = ravel_pytree(x0)
+    return unravel(vector + spread * jax.random.normal(key, vector.shape, vector.dtype))
 
 
 def _exact(opt: Any, problem: Any, notes: list[str]) -> dict[str, theory.Law]:

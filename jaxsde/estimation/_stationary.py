@@ -154,7 +154,7 @@ def stationary(
 
 
 class _Grid(NamedTuple):
-    """Which steps are recorded: `records` multiples of an odd stride; the second half of them counts."""
+    """Which steps are recorded: `records`, a multiple of four, at an odd stride; the second half of them counts."""
 
     stride: int
     records: int
@@ -162,7 +162,7 @@ class _Grid(NamedTuple):
     @staticmethod
     def of(steps: int) -> "_Grid":
         stride = 2 * (steps // (2 * _RECORDS)) + 1
-        return _Grid(stride, max(4, 4 * round(steps / (4 * stride))))
+        return _Grid(stride, max(4, 4 * (steps // (4 * stride))))
 
     @property
     def steps(self) -> int:
@@ -189,8 +189,9 @@ def _length(companion: Accompanied | None, substeps: int, most: int) -> int:
         law = tangent_law(companion, steps, jnp.arange(_RECORDS + 1) * stride, substeps)
         means = np.concatenate([leaf.reshape(_RECORDS + 1, -1) for leaf in jax.tree.leaves(law.mean)], axis=1)
         spread = max(float(np.max(np.diagonal(law.covariance[-1]))), 1e-30)
-        away = np.max(np.abs(means - means[-1]), axis=1) / np.sqrt(spread)
-        away = np.maximum(away, np.max(np.abs(law.covariance - law.covariance[-1]), axis=(1, 2)) / spread)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a process that diverges has not settled
+            away = np.max(np.abs(means - means[-1]), axis=1) / np.sqrt(spread)
+            away = np.maximum(away, np.max(np.abs(law.covariance - law.covariance[-1]), axis=(1, 2)) / spread)
         late = np.flatnonzero(~(away <= _SETTLED))
         settled = int(late[-1]) + 1 if late.size else 0
         if 2 * settled <= _RECORDS:

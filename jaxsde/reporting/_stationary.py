@@ -8,6 +8,10 @@ from ..estimation import Stationary, StationaryErrors
 from ..theory import Law
 
 _LISTED = 3
+_BLIND = (
+    "stationary: the means show no trend and R-hat is below 1.05. Neither sees what no seed has reached, as a well that none "
+    "has left for it: start the seeds apart to look"
+)
 
 
 def extrapolate(coarse: Stationary, fine: Stationary) -> Stationary:
@@ -41,7 +45,7 @@ def stationary_table(laws: Mapping[str, Stationary], forms: Mapping[str, Law], n
             f"{name}: {verdict} from t = {law.burn_in:.4g} on, {law.steps} steps, {law.seeds} seeds, {law.diverged} diverged; "
             f"R-hat at most {np.max(law.r_hat):.4f}, effective samples at least {np.min(law.effective_samples):,.0f}"
         )
-    return "\n".join([*text, *(f"note: {note}" for note in notes)])
+    return "\n".join([*text, _BLIND, *(f"note: {note}" for note in notes)])
 
 
 def _estimate(law: Stationary, name: str, at: tuple[int, ...]) -> str:
