@@ -91,8 +91,8 @@ def _diffusion(scale: Array, root: Callable[[PyTree], PyTree], dw: PyTree) -> Py
 def _innovation(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
     """The sign of a stochastic gradient, minus its mean, over its standard deviation."""
 
-    def standardised(g: Array, s: Array) -> Array:
-        deviation = sign_deviation(s)
+    def standardised(g: Array, s: Array, nonzero: Array) -> Array:
+        deviation = sign_deviation(s, nonzero)
         return jnp.where(deviation > 0, (jnp.sign(g) - s) / jnp.where(deviation > 0, deviation, 1), 0)
 
-    return jax.tree.map(standardised, gradient, problem.noise.mean_sign(problem.gradient(x), x))
+    return jax.tree.map(standardised, gradient, *problem.noise.sign_moments(problem.gradient(x), x))

@@ -10,10 +10,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from .. import _checks, _threefry
-from .._special import erf
 from .._tree import flat, size
 from . import _normal_signs
-from ._noise import AbstractNoise, as_scale, fit, mixed, over, scaled
+from ._noise import AbstractNoise, as_scale, fit, independent_signs, mixed, nonzero, over, scaled
 from ._sign_covariance import sign_covariance
 
 
@@ -91,6 +90,9 @@ class Gaussian(AbstractNoise):
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         return _normal_signs.prob_negative(gradient, self._std(params))
 
+    def prob_nonzero(self, gradient: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(nonzero, gradient, self._std(params))
+
     def _std(self, params: PyTree) -> PyTree:
         if self.matrix is None:
             return fit(self.scale, params, "scale")
@@ -101,12 +103,12 @@ class Gaussian(AbstractNoise):
         return jnp.asarray(_normal_signs.SLOPE)
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
-        ratio = flat(jax.tree.map(over, gradient, self._std(params)))
-        mean = erf(ratio * np.sqrt(0.5).astype(ratio.dtype))
         if self.matrix is None:
-            return jnp.diag(1 - mean * mean)
-        std = jnp.sqrt(jnp.diagonal(self.matrix)).astype(ratio.dtype)
-        return sign_covariance(ratio, mean, over(over(self.matrix.astype(ratio.dtype), std[:, None]), std))
+            return independent_signs(*self.sign_moments(gradient, params))
+        std = self._std(params)
+        ratio, one = flat(jax.tree.map(over, gradient, std)), flat(std)
+        variance = jax.tree.map(lambda m, p: p - m * m, *self.sign_moments(gradient, params))
+        return sign_covariance(ratio, flat(variance), over(over(self.matrix.astype(ratio.dtype), one[:, None]), one))
 
 
 def _checked_factor(covariance: Array) -> tuple[Array, Array]:
