@@ -83,7 +83,7 @@ class Uniform(AbstractIndependentNoise):
         return jnp.clip(x, -1, 1)
 
     def _density(self, x: Array) -> Array:
-        return jnp.where(jnp.abs(x) < 1, 0.5, 0.0).astype(x.dtype)
+        return 0.25 * (jnp.sign(1 - x) + jnp.sign(1 + x))
 
     def _unit_variance(self, dtype: Any) -> Array:
         return jnp.asarray(1 / 3, dtype)

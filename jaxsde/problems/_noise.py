@@ -5,6 +5,7 @@ all that the optimizers' SDEs ask for.
 """
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -187,12 +188,12 @@ def _central(noise: AbstractIndependentNoise, x: Array) -> Array:
 def _(primals: Any, tangents: Any) -> tuple[Array, Array | None]:
     # The formulas for the probability have no derivative at 0, or lose its digits: it is twice the density.
     (noise, x), (d_noise, dx) = primals, tangents
-    value = noise._central(x)
-    change = None if dx is None else 2 * noise._density(x) * dx
+    value, by_noise = noise._central(x), None
     if jax.tree.leaves(d_noise):
         value, by_noise = eqx.filter_jvp(lambda noise: noise._central(x), (noise,), (d_noise,))
-        change = by_noise if change is None else change + by_noise
-    return value, change
+    by_x = None if dx is None else 2 * noise._density(x) * dx
+    changes = [change for change in (by_x, by_noise) if change is not None]
+    return value, functools.reduce(jnp.add, changes) if changes else None
 
 
 def as_scale(scale: PyTree[ArrayLike], name: str) -> PyTree[Array]:
@@ -227,9 +228,20 @@ def fit(scale: PyTree[Array], params: PyTree, name: str) -> PyTree[Array]:
     return jax.tree.map(check, scale, params)
 
 
+@jax.custom_jvp
 def over(gradient: Array, scale: Array) -> Array:
     """The ratio gradient / scale with the limits that a scale of zero has: infinite, and 0 where both are 0."""
     return gradient / jnp.maximum(scale, jnp.finfo(gradient.dtype).tiny)
+
+
+@over.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # Signs are certain at a scale of zero, and do not change with what an infinite ratio is made of.
+    (_, scale), (dg, ds), ratio = primals, tangents, over(*primals)
+    some = scale >= jnp.finfo(ratio.dtype).tiny
+    divisor = jnp.where(some, scale, 1)
+    by_scale = ratio / divisor
+    return ratio, jnp.where(some, dg / divisor - jnp.where(jnp.isfinite(by_scale), by_scale, 0) * ds, 0)
 
 
 def draw(sampler: Callable[..., Array], key: PRNGKeyArray, params: PyTree) -> PyTree:
