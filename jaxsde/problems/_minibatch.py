@@ -44,12 +44,15 @@ class MiniBatch(AbstractNoise):
       batches are not independent, as the SDEs take them to be: their noise adds up to almost nothing.
     - `covariance_examples`: over how many of the examples, a fixed subset evenly spaced in the data, the SDEs' covariance
       is computed; by default all. It bounds the covariance's cost; the gradient remains that of all the data.
-    - `sign_batches`: for SignSGD's SDE. By default the means of the signs are those of normal noise with the variance of
-      each coordinate, and the signs are taken for independent of each other: approximations, unlike the rest (on linear
-      regression with correlated features they put second moments of the stationary law off by some 10 %). With a
-      number M, mean and covariance of the signs are those of M batches, the same at every step and for every seed: free
-      of both approximations, off by chance of the order $1/\\sqrt M$. A step then takes the gradients of M batches, or
-      those of all examples where these are fewer, and holds M signs of every coordinate.
+    - `sign_batches`: for SignSGD's SDE. By default the signs are taken for independent of each other, and each for 0 with
+      the probability that a batch has none of the examples whose gradient is not 0 in its coordinate (pixels that are
+      mostly blank, words), else for that of normal noise with the moments that a batch's gradient then has:
+      approximations, unlike the rest. On linear regression with correlated features they put second moments of the
+      stationary law off by some 10 %. Of features active in 2 % of the examples, in batches of 8, the variances come out
+      right to 4 %, while the means, whose root mean square is .034, are off by .019: such a batch mostly has one active
+      example. With a number M, mean and covariance of the signs are those of M batches, the same at every step and for
+      every seed: free of both approximations, off by chance of the order $1/\\sqrt M$. A step then takes the gradients of
+      M batches, or those of all examples where these are fewer, and holds M signs of every coordinate.
 
     **Raises:** `ValueError` for numbers that are not whole or too small, or larger than N.
 
