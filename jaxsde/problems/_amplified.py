@@ -59,6 +59,9 @@ class AmplifiedNoise(AbstractNoise):
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         return self.mean_sign(gradient, params)
 
+    def prob_nonzero(self, gradient: PyTree, params: PyTree) -> PyTree:
+        return self.mean_sign(gradient, params)
+
     @property
     def slope(self) -> Float[Array, ""]:
         raise ValueError(_NO_SIGNS)

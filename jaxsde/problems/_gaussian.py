@@ -10,10 +10,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from .. import _checks, _threefry
-from .._special import erf
 from .._tree import flat, size
 from . import _normal_signs
-from ._noise import AbstractNoise, as_scale, fit, mixed, over, scaled
+from ._noise import AbstractNoise, as_scale, fit, independent_signs, mixed, nonzero, over, scaled
+from ._numbers import real
 from ._sign_covariance import sign_covariance
 
 
@@ -44,7 +44,7 @@ class Gaussian(AbstractNoise):
         self.scale = None if scale is None else as_scale(scale, "scale")
         self.matrix = self._factor = None
         if covariance is not None:
-            self.matrix, self._factor = _checked_factor(jnp.asarray(covariance))
+            self.matrix, self._factor = _checked_factor(real("covariance", covariance))
 
     def __check_init__(self):
         for leaf in jax.tree.leaves(self.scale):
@@ -91,6 +91,9 @@ class Gaussian(AbstractNoise):
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         return _normal_signs.prob_negative(gradient, self._std(params))
 
+    def prob_nonzero(self, gradient: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(nonzero, gradient, self._std(params))
+
     def _std(self, params: PyTree) -> PyTree:
         if self.matrix is None:
             return fit(self.scale, params, "scale")
@@ -101,24 +104,23 @@ class Gaussian(AbstractNoise):
         return jnp.asarray(_normal_signs.SLOPE)
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
-        ratio = flat(jax.tree.map(over, gradient, self._std(params)))
-        mean = erf(ratio * np.sqrt(0.5).astype(ratio.dtype))
         if self.matrix is None:
-            return jnp.diag(1 - mean * mean)
-        std = jnp.sqrt(jnp.diagonal(self.matrix)).astype(ratio.dtype)
-        return sign_covariance(ratio, mean, over(over(self.matrix.astype(ratio.dtype), std[:, None]), std))
+            return independent_signs(*self.sign_moments(gradient, params))
+        std = self._std(params)
+        ratio, one = flat(jax.tree.map(over, gradient, std)), flat(std)
+        variance = jax.tree.map(lambda m, p: p - m * m, *self.sign_moments(gradient, params))
+        return sign_covariance(ratio, flat(variance), over(over(self.matrix.astype(ratio.dtype), one[:, None]), one))
 
 
 def _checked_factor(covariance: Array) -> tuple[Array, Array]:
     """A covariance and its symmetric square root."""
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
         raise ValueError(f"covariance must be a matrix of shape (d, d), got shape {covariance.shape}")
-    covariance = covariance if jnp.issubdtype(covariance.dtype, jnp.floating) else covariance.astype(float)
     values, vectors = jnp.linalg.eigh(covariance)
     if _checks.is_concrete(covariance):
         matrix, spectrum = np.asarray(covariance), np.asarray(values)
-        if not np.all(np.isfinite(matrix)) or not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-7):
-            raise ValueError(f"covariance must be finite and symmetric, got {matrix}")
+        if not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-7):
+            raise ValueError(f"covariance must be symmetric, got {matrix}")
         if spectrum[0] < -1e-5 * max(abs(spectrum[-1]), np.finfo(spectrum.dtype).tiny):
             raise ValueError(f"covariance must be positive semi-definite, but has the eigenvalue {spectrum[0]:.4g}")
     return covariance, (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T

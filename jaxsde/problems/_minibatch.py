@@ -1,5 +1,6 @@
 """The noise of a gradient over a mini-batch of real data."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from .. import _checks
 from .._tree import flat, size
 from . import _normal_signs
 from ._mean_loss import CHUNK, MeanLoss, chunks
-from ._noise import AbstractNoise, Signs
+from ._noise import AbstractNoise, Signs, independent_signs
 
 # How many numbers the examples' gradients may have that are held at a time, unless that were fewer than so many gradients.
 _GRADIENT_NUMBERS, _LEAST_GRADIENTS = 2**22, 8
@@ -43,14 +44,18 @@ class MiniBatch(AbstractNoise):
       batches are not independent, as the SDEs take them to be: their noise adds up to almost nothing.
     - `covariance_examples`: over how many of the examples, a fixed subset evenly spaced in the data, the SDEs' covariance
       is computed; by default all. It bounds the covariance's cost; the gradient remains that of all the data.
-    - `sign_batches`: for SignSGD's SDE. By default the means of the signs are those of normal noise with the variance of
-      each coordinate, and the signs are taken for independent of each other: approximations, unlike the rest (on linear
-      regression with correlated features they put second moments of the stationary law off by some 10 %). With a
-      number M, mean and covariance of the signs are those of M batches, the same at every step and for every seed: free
-      of both approximations, off by chance of the order $1/\\sqrt M$. A step then takes the gradients of M batches, or
-      those of all examples where these are fewer, and holds M signs of every coordinate.
+    - `sign_batches`: for SignSGD's SDE. By default the signs are taken for independent of each other, and each for 0 with
+      the probability that a batch has none of the examples whose gradient is not 0 in its coordinate (pixels that are
+      mostly blank, words), else for that of normal noise with the moments that a batch's gradient then has:
+      approximations, unlike the rest. On linear regression with correlated features they put second moments of the
+      stationary law off by some 10 %. Of features active in 2 % of the examples, in batches of 8, the variances come out
+      right to 4 %, while the means, whose root mean square is .034, are off by .019: such a batch mostly has one active
+      example. With a number M, mean and covariance of the signs are those of M batches, the same at every step and for
+      every seed: free of both approximations, off by chance of the order $1/\\sqrt M$. A step then takes the gradients of
+      M batches, or those of all examples where these are fewer, and holds M signs of every coordinate.
 
-    **Raises:** `ValueError` for numbers that are not whole or too small, or larger than N.
+    **Raises:** `ValueError` for numbers that are too small, or larger than N; `TypeError` for numbers that are not whole, a
+    `shuffle` that is not a boolean, or another loss.
 
     >>> loss = MeanLoss(lambda w, example: w @ example, jnp.array([[1.0], [3.0]]))
     >>> MiniBatch(loss, 4).variance(jnp.zeros(1)).tolist()
@@ -72,9 +77,13 @@ class MiniBatch(AbstractNoise):
         covariance_examples: int | None = None,
         sign_batches: int | None = None,
     ):
+        if not isinstance(loss, MeanLoss):
+            raise TypeError(f"loss must be a jaxsde.MeanLoss, whose examples make up the batches, got {loss!r}")
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise TypeError(f"shuffle must be True or False, got {shuffle!r}")
         self.loss = loss
         self.batch_size = _checks.count("batch_size", batch_size)
-        self.shuffle = shuffle
+        self.shuffle = bool(shuffle)
         if shuffle and batch_size > loss.count:
             raise ValueError(f"with shuffle, batch_size must be at most the number of examples, {loss.count}, got {batch_size}")
         self.sample = loss
@@ -126,14 +135,14 @@ class MiniBatch(AbstractNoise):
         """Which examples make up the batch of a key."""
         if self.shuffle:
             return self.supply(key)[: self.batch_size]
-        return jax.random.randint(key, (self.batch_size,), 0, self.loss.count)
+        # The dtype decides what is drawn, and is not to change with `jax_enable_x64`.
+        return jax.random.randint(key, (self.batch_size,), 0, self.loss.count, jnp.int32)
 
     def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: Any) -> PyTree:
         return self._batch_gradient(params, key.examples if isinstance(key, _Batch) else self.draw(key))
 
     def variance(self, params: PyTree) -> PyTree:
-        deviations = _over_examples(self.sample, params).deviations
-        return jax.tree.map(lambda d: d * (self.share / self.sample.count), deviations)
+        return self._scaled(_over_examples(self.sample, params).deviations)
 
     def root(self, params: PyTree) -> Callable[[PyTree], PyTree]:
         return eqx.Partial(_reweighted, self.sample, self.share, params)
@@ -144,13 +153,22 @@ class MiniBatch(AbstractNoise):
         return centred.T @ centred * (self.share / self.sample.count)
 
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
+        return self.sign_moments(gradient, params)[0]
+
+    def prob_nonzero(self, gradient: PyTree, params: PyTree) -> PyTree:
+        return self.sign_moments(gradient, params)[1]
+
+    def sign_moments(self, gradient: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         if self.sign_batches is None:
-            return _normal_signs.mean_sign(gradient, self._std(params))
-        return _mean(self._signs(self.sign_batches, params))
+            nonzero, *normal = self._rarely_zero(gradient, params)
+            return jax.tree.map(jnp.multiply, nonzero, _normal_signs.mean_sign(*normal)), nonzero
+        signs = self._signs(self.sign_batches, params)
+        return _mean(signs), _mean(jax.tree.map(jnp.abs, signs))
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         if self.sign_batches is None:
-            return _normal_signs.prob_negative(gradient, self._std(params))
+            nonzero, *normal = self._rarely_zero(gradient, params)
+            return jax.tree.map(jnp.multiply, nonzero, _normal_signs.prob_negative(*normal))
         below = lambda signs: jnp.mean(signs < 0, axis=0, dtype=signs.dtype)
         return jax.tree.map(below, self._signs(self.sign_batches, params))
 
@@ -160,7 +178,7 @@ class MiniBatch(AbstractNoise):
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
         if self.sign_batches is None:
-            return jnp.diag(1 - flat(self.mean_sign(gradient, params)) ** 2)
+            return independent_signs(*self.sign_moments(gradient, params))
         signs = jax.vmap(flat)(self._signs(self.sign_batches, params))
         centred = signs - jnp.mean(signs, axis=0)
         return centred.T @ centred / self.sign_batches
@@ -180,8 +198,31 @@ class MiniBatch(AbstractNoise):
             return super().sign_increments_like(params)
         return jnp.zeros(self.sign_batches, jnp.result_type(*jax.tree.leaves(params)))
 
-    def _std(self, params: PyTree) -> PyTree:
-        return jax.tree.map(jnp.sqrt, self.variance(params))
+    def _scaled(self, deviations: PyTree) -> PyTree:
+        """The variance of a batch's gradient, from the sum of the examples' squared deviations."""
+        return jax.tree.map(lambda d: d * (self.share / self.sample.count), deviations)
+
+    def _rarely_zero(self, gradient: PyTree, params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        """Of a batch's gradient: q, the probability that it is not 0 for want of an example whose gradient is not; then
+        mean and standard deviation given that it is not."""
+        spread = _over_examples(self.sample, params)
+        table = _nonzero_batches(self.sample.count, self.loss.count, self.batch_size, self.shuffle)
+
+        def given(g: Array, variance: Array, count: Array) -> tuple[Array, Array, Array]:
+            # Where the subset has none of the examples that the gradient comes from, there are few.
+            place = jnp.where((count == 0) & (g != 0), 1, 2 * count)
+            q = jnp.asarray(table, g.dtype)[place]
+            some = jnp.where(q > 0, q, 1)
+            # The second moment is that of all batches over q. By Cauchy and Schwarz the variance is not negative, but for
+            # rounding, and subsets; roots have no derivative at 0.
+            squared = (variance - g * g * (1 - some) / some) / some
+            std = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+            return q, g / some, std
+
+        leaves = [jax.tree.leaves(tree) for tree in (gradient, self._scaled(spread.deviations), spread.nonzero)]
+        laws = zip(*(given(*three) for three in zip(*leaves, strict=True)), strict=True)
+        q, mean, std = (jax.tree.unflatten(jax.tree.structure(gradient), law) for law in laws)
+        return q, mean, std
 
     def _batch_gradient(self, params: PyTree, drawn: Int[Array, " B"]) -> PyTree:
         batch = jax.tree.map(lambda leaf: leaf[drawn], self.loss.data)
@@ -199,10 +240,11 @@ class MiniBatch(AbstractNoise):
 
 
 class _Spread(NamedTuple):
-    """Of some examples' gradients: their mean, and the sum of squared deviations from it."""
+    """Of some examples' gradients: their mean, the sum of squared deviations from it, and how many are not 0."""
 
     mean: PyTree
     deviations: PyTree
+    nonzero: PyTree
 
 
 def _over_examples(loss: MeanLoss, params: PyTree) -> _Spread:
@@ -211,7 +253,8 @@ def _over_examples(loss: MeanLoss, params: PyTree) -> _Spread:
     def spread(examples: PyTree) -> _Spread:
         gradients = _each_gradient(loss, params, examples)
         mean = _mean(gradients)
-        return _Spread(mean, jax.tree.map(lambda g, m: jnp.sum((g - m) ** 2, axis=0), gradients, mean))
+        deviations = jax.tree.map(lambda g, m: jnp.sum((g - m) ** 2, axis=0), gradients, mean)
+        return _Spread(mean, deviations, jax.tree.map(lambda g: jnp.sum(g != 0, axis=0, dtype=jnp.int32), gradients))
 
     at_once = _examples_at_once(params)
     first, others = chunks(loss.data, at_once)
@@ -229,15 +272,27 @@ def _over_examples(loss: MeanLoss, params: PyTree) -> _Spread:
 def _merged(a: _Spread, a_count: Array, b: _Spread, b_count: int) -> _Spread:
     """Of both sets of examples (Chan, Golub and LeVeque, 1983)."""
 
-    def merge(mean: Array, deviations: Array, its_mean: Array, its_deviations: Array) -> tuple[Array, Array]:
-        share = (b_count / (a_count + b_count)).astype(mean.dtype)
-        gap = its_mean - mean
-        return mean + share * gap, deviations + its_deviations + gap**2 * share * a_count.astype(mean.dtype)
+    share = b_count / (a_count + b_count)
+    gap = jax.tree.map(jnp.subtract, b.mean, a.mean)
+    mean = jax.tree.map(lambda m, g: m + share.astype(m.dtype) * g, a.mean, gap)
+    between = jax.tree.map(lambda g: g * g * (share * a_count).astype(g.dtype), gap)
+    deviations = jax.tree.map(lambda *three: sum(three), a.deviations, b.deviations, between)
+    return _Spread(mean, deviations, jax.tree.map(jnp.add, a.nonzero, b.nonzero))
 
-    leaves = [jax.tree.leaves(tree) for tree in (*a, *b)]
-    means, deviations = zip(*(merge(*four) for four in zip(*leaves, strict=True)), strict=True)
-    structure = jax.tree.structure(a.mean)
-    return _Spread(jax.tree.unflatten(structure, means), jax.tree.unflatten(structure, deviations))
+
+@functools.lru_cache(maxsize=8)
+def _nonzero_batches(sample: int, count: int, batch_size: int, shuffle: bool) -> np.ndarray:
+    """The probability that a batch has one of the examples whose gradient is not 0, where a sample has i/2 of them: at
+    i = 0, ..., 2 `sample`, in double precision."""
+    share = np.arange(2 * sample + 1) / (2 * sample)
+    if not shuffle:
+        with np.errstate(divide="ignore"):
+            return -np.expm1(batch_size * np.log1p(-share))
+    # Without replacement: one more of them is drawn as the first with the probability that none of the others is.
+    left = count - np.arange(count)
+    first = np.minimum(batch_size / left, 1.0)
+    none = np.concatenate([[1.0], np.cumprod(1 - first)[:-1]])
+    return np.interp(share * count, np.arange(count + 1), np.concatenate([[0.0], np.cumsum(none * first)]))
 
 
 def _sums(loss: MeanLoss, params: PyTree, times: Int[Array, "M N"]) -> PyTree:

@@ -5,6 +5,7 @@ all that the optimizers' SDEs ask for.
 """
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
 from .._tree import flat
+from ._numbers import check_keys, real
 
 
 class Signs(NamedTuple):
@@ -90,6 +92,15 @@ class AbstractNoise(eqx.Module):
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         """The probability that a coordinate of the stochastic gradient is negative, given the gradient."""
 
+    @abc.abstractmethod
+    def prob_nonzero(self, gradient: PyTree, params: PyTree) -> PyTree:
+        """The probability that a coordinate of the stochastic gradient is not 0, given the gradient: the mean square of
+        its sign."""
+
+    def sign_moments(self, gradient: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        """`mean_sign` and `prob_nonzero` together, for noise to which one costs as much as both."""
+        return self.mean_sign(gradient, params), self.prob_nonzero(gradient, params)
+
     @property
     @abc.abstractmethod
     def slope(self) -> Float[Array, ""]:
@@ -101,9 +112,9 @@ class AbstractNoise(eqx.Module):
 
     def signs(self, gradient: PyTree, params: PyTree) -> Signs:
         """The law of the signs, given the gradient; the map takes pytrees shaped like `sign_increments_like(params)`."""
-        mean = self.mean_sign(gradient, params)
+        mean, nonzero = self.sign_moments(gradient, params)
         if self.independent_signs:
-            return Signs(mean, eqx.Partial(scaled, jax.tree.map(sign_deviation, mean)))
+            return Signs(mean, eqx.Partial(scaled, jax.tree.map(sign_deviation, mean, nonzero)))
         return Signs(mean, eqx.Partial(mixed, symmetric_root(self.sign_covariance(gradient, params))))
 
     def sign_increments_like(self, params: PyTree) -> PyTree:
@@ -123,6 +134,10 @@ class AbstractIndependentNoise(AbstractNoise):
     @abc.abstractmethod
     def _central(self, x: Array) -> Array:
         """P(|Z| < |x|) with the sign of x under the law of scale 1, which is the mean of sign(x + Z)."""
+
+    @abc.abstractmethod
+    def _density(self, x: Array) -> Array:
+        """The density of the law of scale 1, half the derivative of `_central`."""
 
     @abc.abstractmethod
     def _unit_variance(self, dtype: Any) -> Array:
@@ -153,26 +168,41 @@ class AbstractIndependentNoise(AbstractNoise):
         return jnp.diag(flat(self.variance(params)))
 
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(lambda g, s: self._central(over(g, s)), gradient, fit(self.scale, params, "scale"))
+        return jax.tree.map(lambda g, s: _central(self, over(g, s)), gradient, fit(self.scale, params, "scale"))
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(lambda s: 0.5 * (1 - s), self.mean_sign(gradient, params))
+        return jax.tree.map(lambda s, p: 0.5 * (p - s), *self.sign_moments(gradient, params))
+
+    def prob_nonzero(self, gradient: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(nonzero, gradient, fit(self.scale, params, "scale"))
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
-        return jnp.diag(1 - flat(self.mean_sign(gradient, params)) ** 2)
+        return independent_signs(*self.sign_moments(gradient, params))
+
+
+@eqx.filter_custom_jvp
+def _central(noise: AbstractIndependentNoise, x: Array) -> Array:
+    return noise._central(x)
+
+
+@_central.def_jvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array | None]:
+    # The formulas for the probability have no derivative at 0, or lose its digits: it is twice the density.
+    (noise, x), (d_noise, dx) = primals, tangents
+    value, by_noise = noise._central(x), None
+    if jax.tree.leaves(d_noise):
+        value, by_noise = eqx.filter_jvp(lambda noise: noise._central(x), (noise,), (d_noise,))
+    by_x = None if dx is None else 2 * noise._density(x) * dx
+    changes = [change for change in (by_x, by_noise) if change is not None]
+    return value, functools.reduce(jnp.add, changes) if changes else None
 
 
 def as_scale(scale: PyTree[ArrayLike], name: str) -> PyTree[Array]:
     """A scale as a pytree of arrays."""
+    check_keys(name, scale)
     if not jax.tree.leaves(scale):
         raise ValueError(f"{name} must be a number or a pytree of arrays, got {scale!r}")
-
-    def convert(leaf: ArrayLike) -> Array:
-        array = jnp.asarray(leaf)
-        # A whole number means a real one here; `+ 0.0` keeps Python numbers weakly typed.
-        return array if jnp.issubdtype(array.dtype, jnp.floating) else array + 0.0
-
-    return jax.tree.map(convert, scale)
+    return jax.tree.map(lambda leaf: real(name, leaf), scale)
 
 
 def fit(scale: PyTree[Array], params: PyTree, name: str) -> PyTree[Array]:
@@ -194,9 +224,20 @@ def fit(scale: PyTree[Array], params: PyTree, name: str) -> PyTree[Array]:
     return jax.tree.map(check, scale, params)
 
 
+@jax.custom_jvp
 def over(gradient: Array, scale: Array) -> Array:
     """The ratio gradient / scale with the limits that a scale of zero has: infinite, and 0 where both are 0."""
     return gradient / jnp.maximum(scale, jnp.finfo(gradient.dtype).tiny)
+
+
+@over.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    # Signs are certain at a scale of zero, and do not change with what an infinite ratio is made of.
+    (_, scale), (dg, ds), ratio = primals, tangents, over(*primals)
+    some = scale >= jnp.finfo(ratio.dtype).tiny
+    divisor = jnp.where(some, scale, 1)
+    by_scale = ratio / divisor
+    return ratio, jnp.where(some, dg / divisor - jnp.where(jnp.isfinite(by_scale), by_scale, 0) * ds, 0)
 
 
 def draw(sampler: Callable[..., Array], key: PRNGKeyArray, params: PyTree) -> PyTree:
@@ -223,6 +264,16 @@ def symmetric_root(covariance: Float[Array, "d d"]) -> Float[Array, "d d"]:
     return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
 
 
-def sign_deviation(mean: Array) -> Array:
-    """The standard deviation of a sign of that mean: it is 1 or -1, so its variance is one minus its squared mean."""
-    return jnp.sqrt(jnp.maximum(1 - mean * mean, 0))  # rounding must not make it negative
+def nonzero(gradient: Array, scale: Array) -> Array:
+    """P(g + Z != 0) for noise of a law with a density, times `scale`: 1, unless there is no noise."""
+    return jnp.where(scale > 0, jnp.ones_like(gradient), jnp.abs(jnp.sign(gradient)))
+
+
+def sign_deviation(mean: Array, nonzero: Array) -> Array:
+    """The standard deviation of a sign of that mean: its square is 1, with the probability `nonzero`, or 0."""
+    return jnp.sqrt(jnp.maximum(nonzero - mean * mean, 0))  # rounding must not make it negative
+
+
+def independent_signs(mean: PyTree, nonzero: PyTree) -> Float[Array, "d d"]:
+    """The covariance of independent signs of these means, raveled."""
+    return jnp.diag(flat(jax.tree.map(lambda m, p: p - m * m, mean, nonzero)))

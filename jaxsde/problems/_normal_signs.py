@@ -6,7 +6,7 @@ from jax.scipy.special import ndtr
 from jaxtyping import PyTree
 
 from .._special import erf
-from ._noise import over
+from ._noise import nonzero, over
 
 # Twice the standard normal density at 0.
 SLOPE = np.sqrt(2 / np.pi)
@@ -19,4 +19,4 @@ def mean_sign(gradient: PyTree, std: PyTree) -> PyTree:
 
 def prob_negative(gradient: PyTree, std: PyTree) -> PyTree:
     """P(g + Z < 0), to full relative precision."""
-    return jax.tree.map(lambda g, s: ndtr(-over(g, s)), gradient, std)
+    return jax.tree.map(lambda g, s: nonzero(g, s) * ndtr(-over(g, s)), gradient, std)

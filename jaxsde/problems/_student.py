@@ -11,7 +11,8 @@ from jax.scipy.special import betainc, gammaln
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from .. import _checks
-from ._noise import AbstractIndependentNoise, as_scale, fit, over
+from .._special import polynomial
+from ._noise import AbstractIndependentNoise, as_scale, fit, nonzero, over
 
 
 class StudentT(AbstractIndependentNoise):
@@ -53,14 +54,13 @@ class StudentT(AbstractIndependentNoise):
         def tail(g: Array, s: Array) -> Array:
             ratio = over(g, s)
             half = 0.5 * _tail(ratio, self.df.astype(g.dtype))
-            return jnp.where(ratio > 0, half, 1 - half)
+            return nonzero(g, s) * jnp.where(ratio > 0, half, 1 - half)
 
         return jax.tree.map(tail, gradient, fit(self.scale, params, "scale"))
 
     @property
     def slope(self) -> Float[Array, ""]:
-        half = self.df / 2
-        return 2 * jnp.exp(gammaln(half + 0.5) - gammaln(half)) / jnp.sqrt(np.pi * self.df)
+        return np.sqrt(2 / np.pi).astype(self.df.dtype) * _gamma_ratio(self.df / 2)
 
     def _sample(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
         return _sample_t(key, self.df, shape, dtype)
@@ -76,6 +76,25 @@ class StudentT(AbstractIndependentNoise):
         # Of the two forms of the incomplete beta function, this one keeps its digits for small x.
         df, square = self.df.astype(x.dtype), x * x
         return jnp.sign(x) * betainc(jnp.asarray(0.5, x.dtype), df / 2, 1 / (1 + df / square))
+
+    def _density(self, x: Array) -> Array:
+        df = self.df.astype(x.dtype)
+        # Squares of large numbers are infinite, and the density then 0.
+        return 0.5 * self.slope.astype(x.dtype) * jnp.exp(-0.5 * (df + 1) * jnp.log1p(x * x / df))
+
+
+def _gamma_ratio(h: Array) -> Array:
+    """$\\Gamma(h + 1/2) / (\\Gamma(h) \\sqrt h)$. For large h the logarithms of both are large, and their difference has
+    lost its digits; a series serves."""
+    large = h > _LARGE
+    few = jnp.where(large, _LARGE, h)
+    series = polynomial(_GAMMA_RATIO, 1 / jnp.where(large, h, _LARGE))
+    return jnp.where(large, series, jnp.exp(gammaln(few + 0.5) - gammaln(few)) / jnp.sqrt(few))
+
+
+# In powers of 1 / h (Tricomi and Erdelyi, 1951); what is left out is below 1e-12 for h beyond _LARGE.
+_LARGE = 20.0
+_GAMMA_RATIO = (1.0, -1 / 8, 1 / 128, 5 / 1024, -21 / 32768, -399 / 262144, 869 / 4194304, 39325 / 33554432)
 
 
 def _tail(x: Array, df: Array) -> Array:

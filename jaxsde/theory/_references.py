@@ -83,8 +83,8 @@ def birth_death(opt: SignSGD, problem: Problem, offset: float | None = None) -> 
     """The stationary law of SignSGD's chain in one dimension, exactly.
 
     The iterate walks the lattice of spacing $\\eta$ through its start, up with the probability $p(x) = P(g < 0 \\mid x)$ and
-    down otherwise: a birth-death chain, whose law $\\pi$ obeys detailed balance,
-    $\\pi(x + \\eta) / \\pi(x) = p(x) / (1 - p(x + \\eta))$.
+    down with the probability $q(x) = P(g > 0 \\mid x)$: a birth-death chain, whose law $\\pi$ obeys detailed balance,
+    $\\pi(x + \\eta) / \\pi(x) = p(x) / q(x + \\eta)$.
 
     **Arguments:**
 
@@ -109,8 +109,8 @@ def birth_death(opt: SignSGD, problem: Problem, offset: float | None = None) -> 
     if opt.reference_rate is not None:
         raise ValueError("a stationary law needs a constant learning rate, not a schedule")
     eta = float(opt.rate)
-    up = _on_grid(_prob_up, problem, _like(problem))
-    left, right = _resting_points(lambda x: 2 * up(x) - 1)
+    moves = _on_grid(_prob_moves, problem, _like(problem))
+    left, right = _resting_points(lambda x: np.subtract(*moves(x)))
     if offset is None:
         offsets = (np.arange(_OFFSETS) + 0.5) / _OFFSETS * eta
     else:
@@ -120,7 +120,8 @@ def birth_death(opt: SignSGD, problem: Problem, offset: float | None = None) -> 
     reach, width = 64, int((last - first).max())
     while True:
         points = offsets[:, None] + eta * (first[:, None] + np.arange(-reach, width + reach + 1))
-        log = np.stack([_outward(ratios, reach) for ratios in _log_ratios(up(points.ravel()).reshape(points.shape))])
+        up, down = (probability.reshape(points.shape) for probability in moves(points.ravel()))
+        log = np.stack([_outward(ratios, reach) for ratios in _log_ratios(up, down)])
         log -= log.max(axis=1, keepdims=True)
         if log[:, 0].max() < _NEGLIGIBLE and log[:, -1].max() < _NEGLIGIBLE:
             break
@@ -201,9 +202,12 @@ def _like(problem: Problem) -> Array:
     raise ValueError(f"the problem must be one-dimensional, with parameters of shape (1,) or (): {reason}")
 
 
-def _prob_up(problem: Problem, like: Array, x: Array) -> Array:
+def _prob_moves(problem: Problem, like: Array, x: Array) -> tuple[Array, Array]:
+    """Of a step up, and of one down; a stochastic gradient of 0 moves neither way."""
     x = jnp.broadcast_to(x, like.shape)
-    return problem.noise.prob_negative(problem.gradient(x), x).reshape(())
+    gradient = problem.gradient(x)
+    up, nonzero = problem.noise.prob_negative(gradient, x), problem.noise.prob_nonzero(gradient, x)
+    return up.reshape(()), (nonzero - up).reshape(())
 
 
 def _over_steps(sde: SDE, like: Array, step: Array) -> tuple[Array, Array]:
@@ -243,10 +247,10 @@ def _resting_points(drift: Callable[[np.ndarray], np.ndarray]) -> tuple[float, f
     return resting(grid, 0), resting(grid, -1)
 
 
-def _log_ratios(up: np.ndarray) -> np.ndarray:
+def _log_ratios(up: np.ndarray, down: np.ndarray) -> np.ndarray:
     """The logarithms of pi(x + eta) / pi(x) along the last axis."""
     with np.errstate(divide="ignore"):
-        return np.log(up[..., :-1]) - np.log1p(-up[..., 1:])
+        return np.log(up[..., :-1]) - np.log(down[..., 1:])
 
 
 def _log_density(fields: Callable[[np.ndarray], Any], low: float, high: float, anchor: float) -> tuple[np.ndarray, np.ndarray]:
