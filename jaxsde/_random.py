@@ -22,8 +22,8 @@ def _implementation() -> str:
     return "philox4x32"
 
 
-def stream_key(key: Any) -> PRNGKeyArray:
-    """A key for simulations, from a user's key of whatever kind."""
+def checked_key(key: Any) -> PRNGKeyArray:
+    """A user's key of whatever kind, typed; raises unless it is a single one."""
     if not isinstance(key, jax.Array):
         raise TypeError(f"key must be a JAX key such as jax.random.key(0), got {key!r}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -32,6 +32,12 @@ def stream_key(key: Any) -> PRNGKeyArray:
         key = jax.random.wrap_key_data(key)
     if key.shape != ():
         raise ValueError(f"key must be a single key, got shape {key.shape}")
+    return key
+
+
+def stream_key(key: Any) -> PRNGKeyArray:
+    """A key for simulations, from a user's key of whatever kind."""
+    key = checked_key(key)
     if jax.random.key_impl(key) == _implementation():
         return key
     return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl=_implementation())

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from .. import _checks, theory
+from .. import _checks, _random, theory
 from .._tree import flat, is_sampler, size
 from ..optimizers import AbstractOptimizer
 from ..problems import Problem
@@ -110,23 +110,26 @@ def compare(
     **Returns:** a [`Comparison`][], for `jaxsde.reporting.table`, `.plot` and `.save`. Where there is no SDE or no
     theory, it is None, and `notes` say why.
 
-    **Raises:** as [`simulate`][].
+    **Raises:** as [`simulate`][]; `ValueError` for a model that the optimizer does not have.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
     >>> compare(js.SGD(0.1), problem, jnp.ones(1), steps=40, seeds=80, substeps=1).rows[0].quantity
     'mean x[0], t = 0.5'
     """
-    if not isinstance(opt, AbstractOptimizer):
-        raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {opt!r}")
-    key = jax.random.key(0) if key is None else key
-    steps = _checks.count("steps", steps)
+    _checks.instance("opt", opt, AbstractOptimizer, "an optimizer such as jaxsde.SGD(0.01)")
+    key = _random.checked_key(jax.random.key(0) if key is None else key)
+    steps, seeds, substeps = (
+        _checks.count(name, value) for name, value in (("steps", steps), ("seeds", seeds), ("substeps", substeps))
+    )
     every = _divisor_near(steps, steps / 100) if every is None else every
     notes: list[str] = []
     chain = opt.chain(problem)
     try:
         sde = opt.sde(problem, model=model)
-    except ValueError as error:
+    except _checks.NotAnOption:
+        raise
+    except (ValueError, NotImplementedError) as error:
         sde = None
         notes.append(f"no SDE: {error}")
     example = problem.validate(x0(key) if is_sampler(x0) else x0)

@@ -186,29 +186,30 @@ def _checked(
     """The arguments of a law along the way, with times as a column."""
     lam, sigma, eta, _ = _checked_limit(hessian, scale, learning_rate, 0.0)
     _checks.number("hessian", lam, low=0.0)
+    _checks.number("x0", x0)
+    _checks.number("ts", ts, low=0.0, closed="low")
     x0, ts = jnp.asarray(x0), jnp.asarray(ts)
     if x0.shape != lam.shape:
         raise ValueError(f"x0 must have shape {lam.shape} like hessian, got {x0.shape}")
     if ts.ndim != 1:
         raise ValueError(f"ts must be a vector of times, got shape {ts.shape}")
-    _checks.number("ts", ts, low=0.0, closed="low")
     return x0, lam, sigma, eta, ts[:, None]
 
 
 def _checked_limit(
     hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike, weight_decay: ArrayLike
 ) -> tuple[Array, Array, Array, Array]:
+    _checks.number("hessian", hessian, low=0.0, closed="low")
+    _checks.number("scale", scale, low=0.0)
+    _checks.scalar("learning_rate", learning_rate, low=0.0)
     lam, sigma, eta = jnp.asarray(hessian), jnp.asarray(scale), jnp.asarray(learning_rate)
     if lam.ndim != 1:
         raise ValueError(f"hessian must be a vector, the diagonal of the Hessian, got shape {lam.shape}")
     if sigma.shape not in ((), lam.shape):
         raise ValueError(f"scale must be a number or have shape {lam.shape} like hessian, got {sigma.shape}")
-    _checks.number("hessian", lam, low=0.0, closed="low")
-    _checks.number("scale", sigma, low=0.0)
-    _checks.number("learning_rate", eta, low=0.0)
     return lam, sigma, eta, _checked_decay(weight_decay)
 
 
 def _checked_decay(weight_decay: ArrayLike) -> Array:
-    _checks.number("weight_decay", weight_decay, low=0.0, closed="low")
+    _checks.scalar("weight_decay", weight_decay, low=0.0, closed="low")
     return jnp.asarray(weight_decay)
