@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from .. import _checks
+from .. import _checks, _random
 from .._tree import flat, is_sampler, size
 from ..processes import SDE, Accompanied, Chain
 from ..simulation import Ensemble, Jackknife, Moments, Samples, simulate
@@ -103,8 +103,10 @@ def stationary(
     >>> round(float(law.covariance[0, 0]), 5)  # 0.1 / (2 - 0.1)
     0.05263
     """
-    if not isinstance(process, (Chain, SDE)):
-        raise TypeError(f"process must be an optimizer's chain(problem) or sde(problem), got {process!r}")
+    _checks.instance("process", process, (Chain, SDE), "an optimizer's chain(problem) or sde(problem)")
+    key = _random.checked_key(key)
+    steps = None if steps is None else _checks.count("steps", steps)
+    substeps, most_steps = _checks.count("substeps", substeps), _checks.count("most_steps", most_steps)
     seeds = _checks.count("seeds", seeds, least=2)
     groups = min(_checks.count("groups", groups, least=2), seeds)
     kept = min(_checks.count("kept", kept, least=2), seeds)
@@ -112,7 +114,7 @@ def stationary(
     if size(example) > _KEPT:
         raise ValueError(f"stationary keeps full covariances, for at most {_KEPT} coordinates; x0 has {size(example)}")
     companion = accompany(process, x0, substeps)
-    length = _checks.count("steps", steps) if steps is not None else _length(companion, process, x0, key, substeps, most_steps)
+    length = steps if steps is not None else _length(companion, process, x0, key, substeps, most_steps)
     while True:
         length = _RECORDS * max(1, round(length / _RECORDS)) if length >= _RECORDS else length
         law = _estimate(process, companion, x0, key, seeds, length, substeps, groups, kept, progress)
