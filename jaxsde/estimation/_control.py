@@ -164,6 +164,7 @@ def observables(functions: Functions) -> dict[str, Callable[[Sighting], Array]]:
 def expected_controls(functions: Functions, law: TangentLaw) -> dict[str, np.ndarray]:
     """The exact expectations of the controls, shape `(n, k)`."""
 
+    functions = cast(dict(functions), flat(law.mean).dtype)  # as `simulate` does
     return {name: np.asarray(_half_traces(f, law), float) for name, f in functions.items()}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, _random
-from .._tree import flat, is_sampler
+from .._tree import cast, flat, is_sampler
 from ..optimizers import AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, adjusted, known
 from ..problems import Problem
 from ..processes import SDE
@@ -214,6 +214,7 @@ def _ode(sde: SDE, x0: Any, steps: int, substeps: int, functions: Mapping[str, A
             return None
         mean = tangent_law(companion, steps, jnp.arange(2) * steps, refined).mean
         end = jax.tree.map(lambda m: m[-1], mean)
+        functions = cast(dict(functions), flat(end).dtype)
         values.append({name: float(f(end)) for name, f in functions.items()})
     return {name: 2 * values[1][name] - values[0][name] for name in functions}
 
