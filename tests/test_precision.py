@@ -56,8 +56,8 @@ def test_parameters_of_mixed_precision_are_refused_with_their_names():
 def test_parameters_that_are_no_floats_are_named():
     with pytest.raises(TypeError, match=r"floating-point numbers, got dtype int32 at x0\['n'\]"):
         as_params({"n": jnp.arange(2)})
-    with pytest.raises(TypeError, match=r"array of floats, got 'a' at x0\[1\]"):
-        as_params([1.0, "a"])
+    with pytest.raises(TypeError, match=r"array of floats, got 'abc' at x0\[1\]"):
+        as_params([1.0, "abc"])
     with pytest.raises(ValueError, match="at least one array of parameters"):
         as_params({})
 

@@ -106,9 +106,9 @@ def convergence_rate(
 
     **Returns:** a [`ConvergenceRate`][]: `.rate`, `.stderr`, `.interval`, `.floor`, `.window`.
 
-    **Raises:** `TypeError` for other statistics; `ValueError` for an observable that is not a scalar, a mean that does
-    not fall or has not settled where its floor is wanted, a window of fewer than three records, or a mean not above the
-    floor there.
+    **Raises:** `TypeError` for other statistics; `ValueError` for a kind, level, floor or window that is none, an observable
+    that is not a scalar, a mean that does not fall or has not settled where its floor is wanted, a window of fewer than three
+    records, or a mean not above the floor there.
 
     >>> import jaxsde as js
     >>> run = js.simulate(

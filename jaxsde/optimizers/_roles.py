@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import equinox as eqx
-from jaxtyping import ArrayLike
+import jax.numpy as jnp
 
 from .. import _checks
 from ._adam import Adam, AdamW
@@ -52,9 +52,9 @@ def adjusted(
     optimizer: AbstractOptimizer,
     rates: dict[str, Any],
     *,
-    forgetting: ArrayLike = 1.0,
-    gradient: ArrayLike = 1.0,
-    decay: ArrayLike = 1.0,
+    forgetting: Any = 1.0,
+    gradient: Any = 1.0,
+    decay: Any = 1.0,
     why: str = "",
 ) -> AbstractOptimizer:
     """The optimizer with other `rates` (`learning_rate`, and `reference_rate` where it has one).
@@ -70,8 +70,10 @@ def adjusted(
     changes = dict(rates)
     for name in roles.averages:
         b = 1 - (1 - getattr(optimizer, name)) * forgetting
-        if _checks.is_concrete(b) and float(b) < 0:
-            raise ValueError(f"{name} would have to be {float(b):.4g}, below 0, {why}")
+        if _checks.is_concrete(b):
+            if float(b) < -4 * jnp.finfo(b.dtype).eps * float(forgetting):  # more than rounding
+                raise ValueError(f"{name} would have to be {float(b):.4g}, below 0, {why}")
+            b = jnp.maximum(b, 0)
         changes[name] = b
     for name, power in roles.gradients:
         changes[name] = getattr(optimizer, name) * gradient**power

@@ -36,7 +36,7 @@ def lemma_3_7(x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate
 
     **Returns:** a `DiagonalLaw`: `.mean` and `.variance`, both `(n, d)`.
 
-    **Raises:** `ValueError` for arguments out of range or of unlike shapes.
+    **Raises:** `ValueError` for arguments out of range or of unlike shapes, `TypeError` for what are no real numbers.
 
     >>> round(lemma_3_7([0.0], [1.0], [1.0], 0.01, [100.0]).variance.item(), 7)
     0.0062417
@@ -74,7 +74,7 @@ def lemma_c52(hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike) ->
 
     **Returns:** the variance of each coordinate, shape `(d,)`; infinite where the curvature is 0.
 
-    **Raises:** `ValueError` for arguments out of range or of unlike shapes.
+    **Raises:** `ValueError` for arguments out of range or of unlike shapes, `TypeError` for what are no real numbers.
 
     >>> lemma_c52([1.0, 2.0], [1.0, 1.0], 0.5).tolist()
     [0.25, 0.125]
@@ -93,7 +93,7 @@ def lemma_c57(hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike, we
 
     **Returns:** the variance of each coordinate, shape `(d,)`.
 
-    **Raises:** `ValueError` for arguments out of range or of unlike shapes.
+    **Raises:** `ValueError` for arguments out of range or of unlike shapes, `TypeError` for what are no real numbers.
 
     >>> round(lemma_c57([1.0], [1.0], 5e-3, 0.5).item(), 6)
     0.001667
@@ -136,7 +136,7 @@ def stationary_loss_adamw(
 
     **Returns:** the expected loss above its minimum.
 
-    **Raises:** `ValueError` for arguments out of range or of unlike shapes.
+    **Raises:** `ValueError` for arguments out of range or of unlike shapes, `TypeError` for what are no real numbers.
 
     >>> round(stationary_loss_adamw([1.0], [1e6], 0.01, 0.5).item(), 6)
     0.005
