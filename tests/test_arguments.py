@@ -149,6 +149,9 @@ SIMULATIONS = {
         lambda: _run(js.SGD(2e-38).sde(PROBLEM), substeps=2), ValueError, "learning_rate must be larger in float32.*substeps=2"
     ),
     "a huge rate": (lambda: _run(js.SGD(1e38).chain(PROBLEM)), ValueError, "learning_rate must be smaller in float32"),
+    "a chain of several rates": (
+        lambda: _run(js.Chain(js.SGD(0.1).transform, PROBLEM, TWO)), ValueError, r"learning_rate must be one number.*\(2,\)"
+    ),
     "neighbouring times alike": (lambda: _run(steps=2**24, every=1), ValueError, "every must be larger: in float32"),
     "whole parameters": (lambda: _run(x0=jnp.array([1])), TypeError, "x0 must hold floating-point numbers, got dtype int32"),
     "parameters of another shape": (lambda: _run(x0=jnp.ones(3)), ValueError, "the loss cannot be evaluated at x0"),

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jaxsde as js
+from jaxsde._commands._setup import Setup
 from jaxsde.estimation._weak_error import at_rate
 from jaxsde.optimizers import AbstractOptimizer
 from jaxsde.theory import (
@@ -101,6 +102,19 @@ def test_svag_and_references_refuse_other_optimizers(opt):
         phase_sde(opt, PROBLEM, 1)
 
 
+@pytest.mark.parametrize("change", [dict(optimizer="lion"), dict(noise="poisson"), dict(problem="imagenet")])
+def test_commands_refuse_what_they_do_not_know(change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must be one of .*, got '{next(iter(change.values()))}'"):
+        Setup(**(dict(optimizer="sgd") | change)).build()
+
+
+def test_commands_make_the_optimizer_they_are_told():
+    for name, kind in (("sign_sgd", js.SignSGD), ("rmsprop", js.RMSprop), ("rmspropw", js.RMSpropW), ("adamw", js.AdamW)):
+        opt, problem, _ = Setup(name, learning_rate=0.02).build()
+        assert type(opt) is kind and float(opt.rate) == pytest.approx(0.02)
+        assert getattr(opt, "initial_scale", 4.0) == 4.0 and isinstance(problem.noise, js.Gaussian)
+
+
 def test_the_phases_are_refused_for_other_known_optimizers():
     with pytest.raises(ValueError, match="the phases are those of SignSGD, got SGD"):
         phase_sde(js.SGD(0.1), PROBLEM, 1)
@@ -116,6 +130,35 @@ def test_another_optimizers_chain_runs_all_the_same():
     assert result.sde is None and result.theory is None and result.bound is None
     assert result.notes[0] == "no SDE: nobody knows Lion's SDE"
     assert result.notes[1].startswith("no theory: a closed form is not known for the optimizer Lion")
+
+
+class Plain(AbstractOptimizer):
+    """As little as an optimizer needs, with a number of Python's and an SDE."""
+
+    learning_rate: float
+    reference_rate: None = None
+
+    def transform(self):
+        return optax.sgd(self.learning_rate)
+
+    def sde(self, problem, model="compagnoni"):
+        return js.SGD(self.learning_rate).sde(problem, model)
+
+
+def test_an_optimizer_with_an_sde_of_its_own_is_simulated_and_has_no_theory():
+    opt, sgd = Plain(0.1), js.SGD(0.1)
+    common = dict(seeds=40, progress=False)
+    for model in ("compagnoni", "ode"):
+        own, known = (js.compare(o, PROBLEM, X0, steps=8, model=model, **common) for o in (opt, sgd))
+        np.testing.assert_array_equal(own.optimizer.curves.loss, known.optimizer.curves.loss)
+        np.testing.assert_array_equal(own.sde.curves.loss, known.sde.curves.loss)
+        assert own.theory is None and own.notes == [note for note in own.notes if "not known for the optimizer Plain" in note]
+    with pytest.raises(ValueError, match="model must be one of 'compagnoni', .*, got 'malladi'"):
+        js.compare(opt, PROBLEM, X0, steps=8, model="malladi", **common)
+    # With control variates by its SDE, exact on a quadratic.
+    law, exact = (js.stationary(o.chain(PROBLEM), X0, key=KEY, steps=128, seeds=8, kept=4, progress=False) for o in (opt, sgd))
+    np.testing.assert_allclose(law.covariance, exact.covariance, rtol=1e-5, atol=1e-7)
+    assert np.all(law.reduction.covariance.diagonal() > 100)
 
 
 class Tilted(js.Quadratic):

@@ -40,7 +40,8 @@ class AbstractOptimizer(eqx.Module):
     @property
     def rate(self) -> Float[Array, ""]:
         """$\\eta$: the learning rate, or with a schedule its reference rate. One step lasts $\\eta$."""
-        return self.learning_rate if self.reference_rate is None else self.reference_rate
+        # Of a user's own optimizer it may be Python's number.
+        return jnp.asarray(self.learning_rate if self.reference_rate is None else self.reference_rate)
 
     def relative_rate(self, t: Array) -> Array | float:
         """$\\eta_t$, the schedule at time $t$ over the reference rate; 1 without a schedule."""

@@ -292,6 +292,7 @@ def _largest_per_seed(plan: list[_Phase], recorder: _loop.Recorder, x0: Any, key
 
 def _check_times(learning_rate: Any, steps: int, every: int, substeps: int, dtype: Any) -> None:
     """Raises where the recorded times would not be finite and increase, in the precision `dtype` of the run."""
+    _checks.scalar("learning_rate", learning_rate, low=0.0)
     if not _checks.is_concrete(learning_rate):
         return
     limits, rate = np.finfo(dtype), float(learning_rate)
