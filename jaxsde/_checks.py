@@ -1,10 +1,18 @@
 """Checks of arguments: every public constructor and function fails at once, with a message that teaches."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+_NUMBERS = "a number or an array of numbers"
+
+
+class NotAnOption(ValueError):
+    """A choice that is none of the options: wrong in itself, where other `ValueError`s may say that a thing does not exist."""
 
 
 def is_concrete(*values: Any) -> bool:
@@ -12,7 +20,9 @@ def is_concrete(*values: Any) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
-def number(name: str, value: Any, *, low: float = -np.inf, high: float = np.inf, closed: str = "") -> None:
+def number(
+    name: str, value: Any, *, low: float = -np.inf, high: float = np.inf, closed: str = "", what: str = _NUMBERS
+) -> None:
     """Raises unless every entry of `value` lies between `low` and `high`.
 
     `closed` names the ends that are allowed themselves: "", "low", "high" or "low high".
@@ -20,15 +30,32 @@ def number(name: str, value: Any, *, low: float = -np.inf, high: float = np.inf,
     """
     if not is_concrete(value):
         return
-    try:
-        entries = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}") from None
+    entries = real(name, value, what)
     above = entries >= low if "low" in closed else entries > low
     below = entries <= high if "high" in closed else entries < high
     if not bool(np.all(above & below)):
         ends = ("[" if "low" in closed else "(") + f"{low:g}, {high:g}" + ("]" if "high" in closed else ")")
         raise ValueError(f"{name} must lie in {ends}, got {value}")
+
+
+def scalar(name: str, value: Any, **limits: Any) -> None:
+    """Raises unless `value` is one number, within the `limits` of `number`. Of a traced value the shape is known."""
+    number(name, value, what="one number", **limits)
+    shape = value.shape if hasattr(value, "shape") else np.shape(value)
+    if shape != ():
+        raise ValueError(f"{name} must be one number, got shape {shape}: {value}")
+
+
+def real(name: str, value: Any, what: str = _NUMBERS) -> np.ndarray:
+    """The numbers of `value` in float64; raises for what are none: strings, booleans and complex numbers, which NumPy would
+    convert."""
+    try:
+        entries = np.asarray(value)
+    except (TypeError, ValueError):
+        entries = np.empty(0, object)
+    if not (jnp.issubdtype(entries.dtype, jnp.floating) or np.issubdtype(entries.dtype, np.integer)):
+        raise TypeError(f"{name} must be {what}, got {value!r}")
+    return entries.astype(float)
 
 
 def count(name: str, value: Any, *, least: int = 1) -> int:
@@ -43,6 +70,36 @@ def count(name: str, value: Any, *, least: int = 1) -> int:
 
 def choice(name: str, value: Any, options: tuple[str, ...]) -> str:
     """`value`; raises unless it is one of `options`."""
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+    if not isinstance(value, str) or value not in options:
+        raise NotAnOption(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
     return value
+
+
+def instance(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
+    """Raises unless `value` is an instance of `kind`, which `what` describes with an example."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {what}, got {value!r}")
+
+
+def functions(name: str, value: Any) -> dict[str, Callable[..., Any]]:
+    """`value` as a dictionary; raises unless it holds functions by name, one at least."""
+    example = 'such as {"loss": problem.loss}'
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dictionary of functions of the parameters by name, {example}, got {value!r}")
+    if not value:
+        raise ValueError(f"{name} must hold at least one function, {example}, got {value!r}")
+    for key, function in value.items():
+        if not isinstance(key, str):
+            raise TypeError(f"the names in {name} must be strings, got {key!r}")
+        if not callable(function):
+            raise TypeError(f"{name}[{key!r}] must be a function of the parameters, got {function!r}")
+    return dict(value)
+
+
+def precision(name: str, dtype: Any) -> None:
+    """Raises for floating-point numbers of less than single precision."""
+    if jnp.finfo(dtype).bits < 32:
+        raise TypeError(
+            f"{name} has the dtype {jnp.dtype(dtype).name}, in which hyperparameters round (0.999 to 1) and sums over seeds "
+            "lose their digits: use float32, or float64"
+        )

@@ -10,23 +10,39 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from . import _checks
+
 
 def as_params(x0: Any) -> Any:
-    """`x0` with every leaf a strongly typed floating-point array, as loop states must be."""
+    """`x0` with every leaf a strongly typed floating-point array of one precision, as loop states must be."""
     if not jax.tree.leaves(x0):
         raise ValueError(f"x0 must be a pytree with at least one array of parameters, got {x0!r}")
+    arrays = jax.tree_util.tree_map_with_path(_as_array, x0)
+    # Python's numbers take the precision of the arrays beside them.
+    names = {_name(path): leaf.dtype.name for path, leaf in jax.tree.leaves_with_path(arrays) if not leaf.weak_type}
+    if len(set(names.values())) > 1:
+        listed = ", ".join(f"{name} is {dtype}" for name, dtype in names.items())
+        raise TypeError(f"all leaves of x0 must have the same dtype, but {listed}: convert them, with astype, to one of these")
+    dtype = jnp.result_type(*jax.tree.leaves(arrays))
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, dtype), arrays)
 
-    def convert(leaf: Any) -> jax.Array:
-        try:
-            array = jnp.asarray(leaf)
-        except TypeError:
-            hint = "; jaxsde.networks.functional takes such leaves of a module aside" if callable(leaf) else ""
-            raise TypeError(f"every leaf of x0 must be an array of floats, got {leaf!r}{hint}") from None
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"every leaf of x0 must hold floating-point numbers, got dtype {array.dtype}: {leaf!r}")
-        return jax.lax.convert_element_type(array, array.dtype)
 
-    return jax.tree.map(convert, x0)
+def _as_array(path: Any, leaf: Any) -> jax.Array:
+    try:
+        array = jnp.asarray(leaf)
+    except (TypeError, ValueError):
+        hint = "; jaxsde.networks.functional takes such leaves of a module aside" if callable(leaf) else ""
+        raise TypeError(f"every leaf of x0 must be an array of floats, got {leaf!r} at {_name(path)}{hint}") from None
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"every leaf of x0 must hold floating-point numbers, got dtype {array.dtype} at {_name(path)}: {leaf!r}"
+        )
+    _checks.precision(_name(path), array.dtype)
+    return array
+
+
+def _name(path: Any) -> str:
+    return f"x0{jax.tree_util.keystr(path)}"
 
 
 def is_sampler(x0: Any) -> bool:

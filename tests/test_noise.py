@@ -74,18 +74,21 @@ def test_student_noise_has_the_t_law(df):
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "message"),
     [
-        lambda: js.Quadratic(jnp.array([[1.0, 2.0], [0.0, 1.0]])),
-        lambda: js.Gaussian(-1.0),
-        lambda: js.Gaussian(),
-        lambda: js.Gaussian(1.0, covariance=jnp.eye(2)),
-        lambda: js.Gaussian(covariance=jnp.array([[1.0, 2.0], [2.0, 1.0]])),
-        lambda: js.StudentT(df=0.0, scale=1.0),
-        lambda: js.Problem(js.Quadratic([1.0]), 0.5),
-        lambda: js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(jnp.ones(3))).validate(jnp.ones(2)),
+        (lambda: js.Quadratic(jnp.array([[1.0, 2.0], [0.0, 1.0]])), "hessian must be symmetric"),
+        (lambda: js.Gaussian(-1.0), r"scale must lie in \[0, inf\), got -1.0"),
+        (lambda: js.Gaussian(), "exactly one of them"),
+        (lambda: js.Gaussian(1.0, covariance=jnp.eye(2)), "exactly one of them"),
+        (lambda: js.Gaussian(covariance=jnp.array([[1.0, 2.0], [2.0, 1.0]])), "semi-definite, but has the eigenvalue -1"),
+        (lambda: js.StudentT(df=0.0, scale=1.0), r"df must lie in \(0, inf\), got 0.0"),
+        (lambda: js.Problem(js.Quadratic([1.0]), 0.5), "noise must be a noise law .*, got 0.5"),
+        (
+            lambda: js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(jnp.ones(3))).validate(jnp.ones(2)),
+            r"scale has shape \(3,\)",
+        ),
     ],
 )
-def test_bad_arguments_raise(bad):
-    with pytest.raises((ValueError, TypeError)):
+def test_bad_arguments_raise(bad, message):
+    with pytest.raises((ValueError, TypeError), match=message):
         bad()

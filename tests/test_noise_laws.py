@@ -57,19 +57,25 @@ def test_pytrees_and_scales_by_coordinate():
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "message"),
     [
-        lambda: js.Laplace(-1.0),
-        lambda: js.Uniform(jnp.array([1.0, -1.0])),
-        lambda: js.AlphaStable(0.0, 1.0),
-        lambda: js.AlphaStable(2.1, 1.0),
-        lambda: js.AlphaStable(jnp.array([1.0, 1.5]), 1.0),
-        lambda: js.SGD(0.1).sde(js.Problem(js.Quadratic([1.0]), js.AlphaStable(1.5, 1.0))),
-        lambda: js.theory.stationary(js.SGD(0.1), js.Problem(js.Quadratic([1.0]), js.AlphaStable(1.5, 1.0))),
+        (lambda: js.Laplace(-1.0), r"scale must lie in \[0, inf\), got -1.0"),
+        (lambda: js.Uniform(jnp.array([1.0, -1.0])), r"scale must lie in \[0, inf\), got \[ 1. -1.\]"),
+        (lambda: js.AlphaStable(0.0, 1.0), r"alpha must lie in \[0.5, 2\], got 0.0"),
+        (lambda: js.AlphaStable(2.1, 1.0), r"alpha must lie in \[0.5, 2\], got 2.1"),
+        (lambda: js.AlphaStable(jnp.array([1.0, 1.5]), 1.0), r"alpha must be one number, got shape \(2,\)"),
+        (
+            lambda: js.SGD(0.1).sde(js.Problem(js.Quadratic([1.0]), js.AlphaStable(1.5, 1.0))),
+            "SGD's SDE needs the covariance of the gradient noise",
+        ),
+        (
+            lambda: js.theory.stationary(js.SGD(0.1), js.Problem(js.Quadratic([1.0]), js.AlphaStable(1.5, 1.0))),
+            "closed forms of SGD need noise of finite variance",
+        ),
     ],
 )
-def test_bad_laws_raise(bad):
-    with pytest.raises(ValueError):
+def test_bad_laws_raise(bad, message):
+    with pytest.raises(ValueError, match=message):
         bad()
 
 

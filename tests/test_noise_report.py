@@ -140,7 +140,15 @@ def test_table_and_picture():
     assert len(figure.axes) == 3
 
 
-@pytest.mark.parametrize("more", [{"draws": 3}, {"tolerance": 0.0}, {"tolerance": 1.5}, {"x": (1.0,)}])
-def test_bad_arguments_raise(more):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"draws": 3}, "draws must be at least 16, got 3"),
+        ({"tolerance": 0.0}, r"tolerance must lie in \(0, 1\), got 0.0"),
+        ({"tolerance": 1.5}, r"tolerance must lie in \(0, 1\), got 1.5"),
+        ({"x": (1.0,)}, r"cannot be evaluated at x0 with shapes \(1,\)"),
+    ],
+)
+def test_bad_arguments_raise(more, message):
+    with pytest.raises(ValueError, match=message):
         _report(js.Gaussian(1.0), **more)

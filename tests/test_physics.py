@@ -119,7 +119,7 @@ def test_cauchy_noise_breaks_sgd_and_not_sign_sgd():
     assert np.all(np.asarray(sgd["x"].count)[-1] + int(sgd.diverged[-1]) == 1000)
     sign = js.simulate(js.SignSGD(0.01).chain(problem), jnp.zeros(2), **common)
     assert sign.diverged[-1] == 0
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="SGD's SDE needs the covariance of the gradient noise"):
         js.SGD(0.01).sde(problem)
 
 

@@ -227,24 +227,51 @@ def test_a_mean_has_no_more_digits_than_its_precision():
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "message"),
     [
-        lambda: js.simulate("sgd", X0, steps=1, seeds=1, key=jax.random.key(0)),
-        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=1, seeds=0, key=jax.random.key(0)),
-        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=10, every=3, seeds=1, key=jax.random.key(0)),
-        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=10, substeps=2, seeds=1, key=jax.random.key(0)),
-        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=10, seeds=1, key=0),
-        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), jnp.array([1, 2]), steps=1, seeds=1, key=jax.random.key(0)),
-        lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), jnp.ones(3), steps=1, seeds=1, key=jax.random.key(0)),
-        lambda: js.RMSprop(0.1).sde(js.Problem(js.Quadratic(HESSIAN), js.Gaussian(covariance=HESSIAN)), "second-order"),
-        lambda: js.SGD(0.1).sde(PROBLEM, model="malladi"),
-        lambda: js.Adam(0.1).sde(PROBLEM, start_steps=0),
-        lambda: js.theory.stationary(js.SGD(0.1), js.Problem(js.Quadratic([1.0, -1.0]), js.Gaussian(1.0))),
-        lambda: js.SGD(lambda k: 0.1, reference_rate=0.1).sde(PROBLEM, "second-order"),
+        (
+            lambda: js.simulate("sgd", X0, steps=1, seeds=1, key=jax.random.key(0)),
+            "process must be an optimizer's chain.*got 'sgd'",
+        ),
+        (
+            lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=1, seeds=0, key=jax.random.key(0)),
+            "seeds must be at least 1, got 0",
+        ),
+        (
+            lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=10, every=3, seeds=1, key=jax.random.key(0)),
+            "every must divide steps, got every=3 and steps=10",
+        ),
+        (
+            lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=10, substeps=2, seeds=1, key=jax.random.key(0)),
+            "substeps and increments belong to SDEs",
+        ),
+        (lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), X0, steps=10, seeds=1, key=0), "key must be a JAX key"),
+        (
+            lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), jnp.array([1, 2]), steps=1, seeds=1, key=jax.random.key(0)),
+            "floating-point numbers, got dtype int32",
+        ),
+        (
+            lambda: js.simulate(OPTIMIZERS["sgd"].chain(PROBLEM), jnp.ones(3), steps=1, seeds=1, key=jax.random.key(0)),
+            r"cannot be evaluated at x0 with shapes \(3,\)",
+        ),
+        (
+            lambda: js.RMSprop(0.1).sde(js.Problem(js.Quadratic(HESSIAN), js.Gaussian(covariance=HESSIAN)), "second-order"),
+            "'second-order' needs the fourth moments",
+        ),
+        (lambda: js.SGD(0.1).sde(PROBLEM, model="malladi"), "model must be one of .* got 'malladi'"),
+        (lambda: js.Adam(0.1).sde(PROBLEM, start_steps=0), "start_steps must be at least 1, got 0"),
+        (
+            lambda: js.theory.stationary(js.SGD(0.1), js.Problem(js.Quadratic([1.0, -1.0]), js.Gaussian(1.0))),
+            "contracts at the rate -1",
+        ),
+        (
+            lambda: js.SGD(lambda k: 0.1, reference_rate=0.1).sde(PROBLEM, "second-order"),
+            "SGD's second-order SDE is for a constant learning rate",
+        ),
     ],
 )
-def test_bad_arguments_raise(bad):
-    with pytest.raises((ValueError, TypeError)):
+def test_bad_arguments_raise(bad, message):
+    with pytest.raises((ValueError, TypeError), match=message):
         bad()
 
 
@@ -263,7 +290,7 @@ def test_an_interrupt_keeps_the_seeds_that_are_complete(monkeypatch):
     process = OPTIMIZERS["sgd"].chain(PROBLEM)
     whole = js.simulate(process, X0, seeds=32, **common)
     monkeypatch.setattr(_simulate, "_run_chunk", interrupted)
-    with pytest.raises(js.Interrupted) as caught:
+    with pytest.raises(js.Interrupted, match="after 32 seeds") as caught:
         js.simulate(process, X0, seeds=64, **common)
     assert caught.value.ensemble.seeds == 32
     np.testing.assert_array_equal(caught.value.ensemble["x"].mean, whole["x"].mean)

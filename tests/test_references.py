@@ -130,7 +130,7 @@ def test_a_recursion_by_squaring_is_the_recursion_step_by_step():
     for s in range(2):
         np.testing.assert_allclose(covariance[s], scipy.linalg.solve_discrete_lyapunov(a[s], recursion.noise[s]), rtol=1e-9)
         np.testing.assert_allclose(mean[s], np.linalg.solve(np.eye(3) - a[s], c[s]), rtol=1e-9)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no stationary law: one step of the linear recursion multiplies a direction by 1"):
         LinearRecursion(np.eye(1), np.zeros(1), np.eye(1)).check_stable()
 
 
@@ -367,33 +367,54 @@ FLAT = js.Problem(js.Quadratic(np.diag([1.0, 0.0])), js.Gaussian(1.0))
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "message"),
     [
-        lambda: birth_death(js.SignSGD(0.1), _line(js.Gaussian(1.0), js.Quadratic([-1.0]))),
-        lambda: birth_death(js.SignSGD(0.1), js.Problem(js.Quadratic([1.0, 1.0]), js.Gaussian(1.0))),
-        lambda: birth_death(js.SignSGD(lambda k: 0.1, reference_rate=0.1), _line(js.Gaussian(1.0))),
-        lambda: density(js.SGD(0.1).sde(_line(js.Gaussian(1.0), lambda x: -jnp.exp(-(x**2))))),
-        lambda: density(js.SGD(0.1).sde(_line(js.Gaussian(1.0), lambda x: 0.02 * jnp.log1p(x**2)))),
-        lambda: density(js.SGD(0.1).sde(_line(js.Gaussian(0.0)))),
-        lambda: density(js.SGD(0.1).sde(_line(js.Gaussian(1.0)), model="ode")),
-        lambda: density(js.RMSprop(0.1).sde(_line(js.Gaussian(1.0)))),
-        lambda: density(js.SGD(optax.cosine_decay_schedule(0.1, 100), reference_rate=0.1).sde(_line(js.Gaussian(1.0)))),
-        lambda: discrete_stationary(js.SGD(1.1), js.Problem(js.Quadratic([2.0]), js.Gaussian(1.0))),
-        lambda: discrete_stationary(js.SignSGD(0.1), FLAT),
-        lambda: js.theory.stationary(js.SignSGD(0.1), FLAT),
-        lambda: js.theory.stationary(js.SignSGD(0.1), _line(js.Gaussian(0.0))),
-        lambda: discrete_moments(js.SGD(0.1), FLAT, jnp.ones(2), [-1]),
-        lambda: lemma_3_7(np.ones(2), np.ones(2), np.ones(3), 0.1, np.ones(1)),
-        lambda: lemma_c57([1.0], [0.0], 0.1, 0.1),
+        (
+            lambda: birth_death(js.SignSGD(0.1), _line(js.Gaussian(1.0), js.Quadratic([-1.0]))),
+            "no stationary law: the drift, -1 at",
+        ),
+        (
+            lambda: birth_death(js.SignSGD(0.1), js.Problem(js.Quadratic([1.0, 1.0]), js.Gaussian(1.0))),
+            "must be one-dimensional",
+        ),
+        (
+            lambda: birth_death(js.SignSGD(lambda k: 0.1, reference_rate=0.1), _line(js.Gaussian(1.0))),
+            "constant learning rate, not a schedule",
+        ),
+        (
+            lambda: density(js.SGD(0.1).sde(_line(js.Gaussian(1.0), lambda x: -jnp.exp(-(x**2))))),
+            "no stationary law: the drift, 0 at",
+        ),
+        (lambda: density(js.SGD(0.1).sde(_line(js.Gaussian(1.0), lambda x: 0.02 * jnp.log1p(x**2)))), "cannot be normalised"),
+        (lambda: density(js.SGD(0.1).sde(_line(js.Gaussian(0.0)))), "the noise vanishes at"),
+        (lambda: density(js.SGD(0.1).sde(_line(js.Gaussian(1.0)), model="ode")), "an ODE has no stationary density"),
+        (lambda: density(js.RMSprop(0.1).sde(_line(js.Gaussian(1.0)))), "got the state RMSpropState"),
+        (
+            lambda: density(js.SGD(optax.cosine_decay_schedule(0.1, 100), reference_rate=0.1).sde(_line(js.Gaussian(1.0)))),
+            "constant learning rate, not a schedule",
+        ),
+        (
+            lambda: discrete_stationary(js.SGD(1.1), js.Problem(js.Quadratic([2.0]), js.Gaussian(1.0))),
+            "multiplies a direction by 1.2 in size",
+        ),
+        (lambda: discrete_stationary(js.SignSGD(0.1), FLAT), "multiplies a direction by 1 in size"),
+        (lambda: js.theory.stationary(js.SignSGD(0.1), FLAT), "contracts at the rate 0"),
+        (lambda: js.theory.stationary(js.SignSGD(0.1), _line(js.Gaussian(0.0))), "need noise in every coordinate"),
+        (lambda: discrete_moments(js.SGD(0.1), FLAT, jnp.ones(2), [-1]), r"steps must lie in \[0, inf\), got \[-1\]"),
+        (
+            lambda: lemma_3_7(np.ones(2), np.ones(2), np.ones(3), 0.1, np.ones(1)),
+            r"scale must be a number or have shape \(2,\)",
+        ),
+        (lambda: lemma_c57([1.0], [0.0], 0.1, 0.1), r"scale must lie in \(0, inf\)"),
     ],
 )
-def test_a_failing_assumption_is_named(bad):
-    with pytest.raises(ValueError):
+def test_a_failing_assumption_is_named(bad, message):
+    with pytest.raises(ValueError, match=message):
         bad()
 
 
 def test_wrong_kinds_of_arguments_are_named():
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="opt must be a jaxsde.SignSGD, whose chain lives on a lattice, got SGD"):
         birth_death(js.SGD(0.1), _line(js.Gaussian(1.0)))  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"steps must be whole numbers, got \[0.5\]"):
         discrete_moments(js.SGD(0.1), FLAT, jnp.ones(2), [0.5])

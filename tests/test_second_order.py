@@ -110,17 +110,29 @@ def test_v_near_zero_is_no_trouble():
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "message"),
     [
-        lambda: js.SGD(lambda k: 0.1, reference_rate=0.1).sde(PROBLEM, "second-order"),
-        lambda: js.Adam(lambda k: 0.1, reference_rate=0.1).sde(PROBLEM, "second-order"),
-        lambda: js.RMSprop(0.1).sde(js.Problem(_loss, js.Laplace(1.0)), "second-order"),
-        lambda: js.AdamW(0.1).sde(js.Problem(_loss, js.Gaussian(covariance=jnp.eye(2))), "compagnoni-full"),
-        lambda: js.SignSGD(0.1).sde(PROBLEM, "second-order"),
+        (
+            lambda: js.SGD(lambda k: 0.1, reference_rate=0.1).sde(PROBLEM, "second-order"),
+            "SGD's second-order SDE is for a constant learning rate",
+        ),
+        (
+            lambda: js.Adam(lambda k: 0.1, reference_rate=0.1).sde(PROBLEM, "second-order"),
+            "Adam's second-order SDE is for a constant learning rate",
+        ),
+        (
+            lambda: js.RMSprop(0.1).sde(js.Problem(_loss, js.Laplace(1.0)), "second-order"),
+            "'second-order' needs the fourth moments .* got Laplace",
+        ),
+        (
+            lambda: js.AdamW(0.1).sde(js.Problem(_loss, js.Gaussian(covariance=jnp.eye(2))), "compagnoni-full"),
+            "'compagnoni-full' needs the fourth moments .* got Gaussian",
+        ),
+        (lambda: js.SignSGD(0.1).sde(PROBLEM, "second-order"), "model must be one of 'compagnoni', 'ode', got 'second-order'"),
     ],
 )
-def test_what_the_models_refuse(bad):
-    with pytest.raises(ValueError):
+def test_what_the_models_refuse(bad, message):
+    with pytest.raises(ValueError, match=message):
         bad()
 
 

@@ -171,15 +171,23 @@ def test_quantiles_and_density_are_those_of_the_law():
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "message"),
     [
-        lambda: js.stationary(js.SGD(0.1), jnp.zeros(1), key=jax.random.key(0)),
-        lambda: js.stationary(js.SGD(0.1).chain(ONE), jnp.zeros(1), key=jax.random.key(0), seeds=1),
-        lambda: js.stationary(
-            js.SGD(0.1).chain(js.Problem(js.Quadratic(jnp.ones(65)), js.Gaussian(1.0))), jnp.zeros(65), key=jax.random.key(0)
+        (lambda: js.stationary(js.SGD(0.1), jnp.zeros(1), key=jax.random.key(0)), "process must be an optimizer's chain"),
+        (
+            lambda: js.stationary(js.SGD(0.1).chain(ONE), jnp.zeros(1), key=jax.random.key(0), seeds=1),
+            "seeds must be at least 2, got 1",
+        ),
+        (
+            lambda: js.stationary(
+                js.SGD(0.1).chain(js.Problem(js.Quadratic(jnp.ones(65)), js.Gaussian(1.0))),
+                jnp.zeros(65),
+                key=jax.random.key(0),
+            ),
+            "at most 64 coordinates; x0 has 65",
         ),
     ],
 )
-def test_bad_arguments_raise(bad):
-    with pytest.raises((ValueError, TypeError)):
+def test_bad_arguments_raise(bad, message):
+    with pytest.raises((ValueError, TypeError), match=message):
         bad()

@@ -113,18 +113,33 @@ def test_rates_and_floors_of_the_bounds():
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "message"),
     [
-        lambda: js.theory.stationary(js.SGD(ETA), js.Problem(js.EmbeddedSaddle(), js.Gaussian(1.0))),
-        lambda: js.theory.stationary(js.SGD(lambda k: 0.1, reference_rate=0.1), PROBLEM),
-        lambda: js.theory.stationary(js.Adam(ETA), js.Problem(js.Quadratic(LAM), js.StudentT(2.0, 1.0))),
-        lambda: js.theory.moments(js.SGD(ETA), PROBLEM, jnp.ones(3), jnp.ones(1)),
-        lambda: js.theory.moments(js.SGD(ETA), PROBLEM, jnp.ones(2), -jnp.ones(1)),
-        lambda: js.theory.loss_bound(
-            js.AdamW(ETA), js.Problem(js.Quadratic(LAM, minimum=1.0), PROBLEM.noise), jnp.ones(2), jnp.ones(1)
+        (
+            lambda: js.theory.stationary(js.SGD(ETA), js.Problem(js.EmbeddedSaddle(), js.Gaussian(1.0))),
+            "Quadratic losses, got a EmbeddedSaddle",
+        ),
+        (
+            lambda: js.theory.stationary(js.SGD(lambda k: 0.1, reference_rate=0.1), PROBLEM),
+            "constant learning rate, not for a schedule",
+        ),
+        (
+            lambda: js.theory.stationary(js.Adam(ETA), js.Problem(js.Quadratic(LAM), js.StudentT(2.0, 1.0))),
+            "closed forms of Adam need noise of finite variance",
+        ),
+        (
+            lambda: js.theory.moments(js.SGD(ETA), PROBLEM, jnp.ones(3), jnp.ones(1)),
+            r"x0 must have shape \(2,\) like the Hessian, got \(3,\)",
+        ),
+        (lambda: js.theory.moments(js.SGD(ETA), PROBLEM, jnp.ones(2), -jnp.ones(1)), r"ts must lie in \[0, inf\), got \[-1.\]"),
+        (
+            lambda: js.theory.loss_bound(
+                js.AdamW(ETA), js.Problem(js.Quadratic(LAM, minimum=1.0), PROBLEM.noise), jnp.ones(2), jnp.ones(1)
+            ),
+            "assumes the minimum at 0",
         ),
     ],
 )
-def test_a_failing_assumption_is_named(bad):
-    with pytest.raises(ValueError):
+def test_a_failing_assumption_is_named(bad, message):
+    with pytest.raises(ValueError, match=message):
         bad()

@@ -72,6 +72,9 @@ def test_time_scales_are_kept():
     assert float(opt.rate) == pytest.approx(0.05)
     with pytest.raises(ValueError, match="b1"):
         at_rate(js.AdamW(0.1, b1=0.4, b2=0.9), 0.2)
+    # At these rates it is 0, to rounding.
+    for b1 in (0.7, 0.8, 0.9, 0.95, 0.96, 0.98):
+        assert 0 <= float(at_rate(js.Adam(0.1, b1=b1, b2=0.999), 0.1 / (1 - b1)).b1) < 1e-5
 
 
 def test_a_power_law_is_fitted_and_noise_is_not():
@@ -110,18 +113,18 @@ def test_where_all_seeds_diverge_there_is_no_weak_error():
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        dict(T=0.55, learning_rates=(0.2, 0.1)),
-        dict(learning_rates=(0.1,)),
-        dict(learning_rates=(0.1, -0.1)),
-        dict(test_functions={"x": lambda x: x}),
-        dict(model="unknown"),
+        (dict(T=0.55, learning_rates=(0.2, 0.1)), "T must be a whole number of steps"),
+        (dict(learning_rates=(0.1,)), "at least two different numbers"),
+        (dict(learning_rates=(0.1, -0.1)), r"learning_rates must lie in \(0, inf\)"),
+        (dict(test_functions={"x": lambda x: x}), r"test_functions\['x'\] must return a scalar"),
+        (dict(model="unknown"), "model must be one of .* got 'unknown'"),
     ],
 )
-def test_bad_arguments_raise(change):
+def test_bad_arguments_raise(change, message):
     arguments = dict(T=1.0, learning_rates=(0.2, 0.1), key=jax.random.key(0), seeds=16) | change
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises((ValueError, TypeError), match=message):
         js.weak_error(js.SGD(0.1), PROBLEM, jnp.ones(1), **arguments)
 
 

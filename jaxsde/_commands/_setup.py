@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from .. import data, networks, optimizers, problems
+from .. import _checks, data, networks, optimizers, problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +71,14 @@ class Setup:
             "uniform": lambda: problems.Uniform(scale),
             "alpha-stable": lambda: problems.AlphaStable(self.alpha, scale),
         }
-        return laws[self.noise]()
+        return laws[_checks.choice("noise", self.noise, tuple(laws))]()
 
     def _problem(self, noise: Any) -> tuple[Any, Any]:
         if self.problem == "quadratic":
             return problems.Problem(problems.Quadratic(self.hessian), noise), jnp.full(len(self.hessian), self.start)
         if self.problem == "saddle":
             return problems.Problem(problems.EmbeddedSaddle(), noise), jnp.full(2, self.start)
+        _checks.choice("problem", self.problem, ("quadratic", "saddle", "breast-cancer", "digits"))
         examples = data.load(self.problem.replace("-", "_")).train
         if self.problem == "breast-cancer":
             loss = problems.LogisticRegression(*examples, ridge=0.01)
@@ -86,16 +87,24 @@ class Setup:
         return problems.Problem(problems.MeanLoss(networks.cross_entropy, examples), noise), network
 
     def _optimizer(self, problem: Any, x0: Any) -> Any:
-        name, rate = self.optimizer, self.learning_rate
-        if name in ("sgd", "sign_sgd"):
-            return {"sgd": optimizers.SGD, "sign_sgd": optimizers.SignSGD}[name](rate)
-        decayed = {"weight_decay": self.weight_decay} if name.endswith("w") else {}
-        if name.startswith("adam"):
-            kind = optimizers.AdamW if decayed else optimizers.Adam
-            return kind(rate, b1=self.b1, b2=self.b2, eps=self.eps, **decayed)
-        initial = self.initial_scale
-        if initial is None:
-            variance = float(np.mean([np.mean(leaf) for leaf in jax.tree.leaves(problem.noise.variance(x0))]))
-            initial = variance if np.isfinite(variance) else 0.0
-        kind = optimizers.RMSpropW if decayed else optimizers.RMSprop
-        return kind(rate, decay=self.decay, eps=self.eps, initial_scale=initial, **decayed)
+        rate, decayed = self.learning_rate, {"weight_decay": self.weight_decay}
+        adam = dict(b1=self.b1, b2=self.b2, eps=self.eps)
+        rmsprop = dict(decay=self.decay, eps=self.eps)
+        if self.optimizer.startswith("rmsprop"):
+            rmsprop["initial_scale"] = self._initial_scale(problem, x0)
+        kinds: dict[str, tuple[Any, dict[str, float]]] = {
+            "sgd": (optimizers.SGD, {}),
+            "sign_sgd": (optimizers.SignSGD, {}),
+            "rmsprop": (optimizers.RMSprop, rmsprop),
+            "rmspropw": (optimizers.RMSpropW, rmsprop | decayed),
+            "adam": (optimizers.Adam, adam),
+            "adamw": (optimizers.AdamW, adam | decayed),
+        }
+        kind, hyperparameters = kinds[_checks.choice("optimizer", self.optimizer, tuple(kinds))]
+        return kind(rate, **hyperparameters)
+
+    def _initial_scale(self, problem: Any, x0: Any) -> float:
+        if self.initial_scale is not None:
+            return self.initial_scale
+        variance = float(np.mean([np.mean(leaf) for leaf in jax.tree.leaves(problem.noise.variance(x0))]))
+        return variance if np.isfinite(variance) else 0.0

@@ -122,17 +122,18 @@ def compare(
     **Returns:** a [`Comparison`][], for `jaxsde.reporting.table`, `.plot` and `.save`. Where there is no SDE or no
     theory, it is None, and `notes` say why.
 
-    **Raises:** as [`simulate`][].
+    **Raises:** as [`simulate`][]; `ValueError` for a model that the optimizer does not have.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
     >>> compare(js.SGD(0.1), problem, jnp.ones(1), steps=40, seeds=80, substeps=1).rows[0].quantity
     'mean x[0], t = 0.5'
     """
-    if not isinstance(opt, AbstractOptimizer):
-        raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {opt!r}")
+    _checks.instance("opt", opt, AbstractOptimizer, "an optimizer such as jaxsde.SGD(0.01)")
     key = _random.typed_key(jax.random.key(0) if key is None else key)
-    steps = _checks.count("steps", steps)
+    steps, seeds, substeps = (
+        _checks.count(name, value) for name, value in (("steps", steps), ("seeds", seeds), ("substeps", substeps))
+    )
     every = _default_stride(steps) if every is None else _checks.count("every", every)
     if steps % every:
         raise ValueError(f"every must divide steps, got every={every} and steps={steps}")
@@ -147,7 +148,9 @@ def compare(
     chain = opt.chain(problem)
     try:
         sde = opt.sde(problem, model=model)
-    except ValueError as error:
+    except _checks.NotAnOption:
+        raise
+    except (ValueError, NotImplementedError) as error:
         sde = None
         notes.append(f"no SDE: {error}")
     example = problem.validate(x0(key) if is_sampler(x0) else x0)

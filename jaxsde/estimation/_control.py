@@ -10,6 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .. import _checks, _random
 from .._double import in_double
 from .._tree import cast, flat, is_sampler, size
 from ..processes import SDE, Accompanied, Chain, Sighting, Tangent, TangentLaw
@@ -92,6 +93,12 @@ def expectations(
     >>> round(float(run["loss"].mean[-1]), 3)  # SGD is linear here: nine seeds are exact
     0.097
     """
+    _checks.instance("process", process, (Chain, SDE), "an optimizer's chain(problem) or sde(problem)")
+    functions = _checks.functions("functions", functions)
+    steps, seeds, substeps = (
+        _checks.count(name, value) for name, value in (("steps", steps), ("seeds", seeds), ("substeps", substeps))
+    )
+    key = _random.typed_key(key)
     common: dict[str, Any] = dict(steps=steps, seeds=seeds, key=key, every=every, substeps=substeps)
     common |= dict(increments=increments, progress=progress, reduce=Moments())
     companion = accompany(process, x0, substeps)
@@ -138,7 +145,7 @@ def _nearest_sde(make: Callable[..., SDE]) -> SDE | None:
     for model in ({"model": "compagnoni-full"}, {}):
         try:
             return make(**model)
-        except ValueError:
+        except (ValueError, NotImplementedError):
             continue
     return None
 

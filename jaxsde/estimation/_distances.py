@@ -10,6 +10,8 @@ from .. import _checks
 # A distance is this power mean of the difference between distribution functions, up to a factor.
 _EXPONENTS = {"wasserstein": 1, "energy": 2, "sliced": 1}
 _LEVEL = 0.95
+# Larger values are counted in this unit, whose root is a power of two as well: no digit changes.
+_LARGE = 2.0**512
 
 
 class LawComparison(NamedTuple):
@@ -37,7 +39,8 @@ def wasserstein(a: Any, b: Any) -> np.ndarray:
     >>> wasserstein(jnp.arange(4.0), jnp.arange(4.0) + 0.5).tolist()
     [0.5]
     """
-    return _distance(*_pair(a, b), 1)
+    a, b, unit = _pair(a, b)
+    return _distance(a, b, 1) * unit
 
 
 def energy(a: Any, b: Any) -> np.ndarray:
@@ -55,7 +58,8 @@ def energy(a: Any, b: Any) -> np.ndarray:
     >>> energy(jnp.zeros(3), jnp.full(5, 2.0)).tolist()  # two points at a distance of 2
     [2.0]
     """
-    return _distance(*_pair(a, b), 2)
+    a, b, unit = _pair(a, b)
+    return _distance(a, b, 2) * np.sqrt(unit)
 
 
 def sliced_wasserstein(a: Any, b: Any, *, projections: int = 128, seed: int = 0) -> float:
@@ -68,15 +72,16 @@ def sliced_wasserstein(a: Any, b: Any, *, projections: int = 128, seed: int = 0)
 
     **Returns:** the distance, in the units of the samples.
 
-    **Raises:** as [`wasserstein`][].
+    **Raises:** as [`wasserstein`][]; `TypeError` or `ValueError` for `projections` or a `seed` that are no whole numbers.
 
     >>> x = jnp.array([[1.0, 1.0], [-1.0, -1.0]])
     >>> sliced_wasserstein(x, x * jnp.array([1.0, -1.0])) > 0.2, float(wasserstein(x, x * jnp.array([1.0, -1.0])).max())
     (True, 0.0)
     """
-    a, b = _pair(a, b)
+    projections, seed = _checks.count("projections", projections), _checks.count("seed", seed, least=0)
+    a, b, unit = _pair(a, b)
     directions = _directions(a.shape[1], projections, seed)
-    return float(np.mean(_distance(a @ directions, b @ directions, 1)))
+    return float(np.mean(_distance(a @ directions, b @ directions, 1))) * unit
 
 
 def compare_laws(
@@ -98,15 +103,16 @@ def compare_laws(
 
     **Returns:** a [`LawComparison`][]: `.distance`, `.pvalue`, `.null_mean`, `.null_quantile`.
 
-    **Raises:** as [`wasserstein`][].
+    **Raises:** as [`sliced_wasserstein`][].
 
     >>> x, y = jax.random.normal(jax.random.key(0), (2, 200))
     >>> compare_laws(x, y).pvalue > 0.01, compare_laws(x, y + 1).pvalue
     (True, 0.001)
     """
     exponent = _EXPONENTS[_checks.choice("statistic", statistic, tuple(_EXPONENTS))]
-    permutations = _checks.count("permutations", permutations)
-    a, b = _pair(a, b)
+    permutations, projections = _checks.count("permutations", permutations), _checks.count("projections", projections)
+    seed = _checks.count("seed", seed, least=0)
+    a, b, unit = _pair(a, b)
     if statistic == "sliced":
         directions = _directions(a.shape[1], projections, seed)
         a, b = a @ directions, b @ directions
@@ -120,7 +126,8 @@ def compare_laws(
     # Equal distances may differ in the last digits.
     reached = int(np.count_nonzero(np.array(null) >= distance * (1 - 1e-12)))
     pvalue = (1 + reached) / (1 + permutations)
-    return LawComparison(distance, pvalue, float(np.mean(null)), float(np.quantile(null, _LEVEL)))
+    unit = unit ** (1 / exponent)
+    return LawComparison(unit * distance, pvalue, unit * float(np.mean(null)), unit * float(np.quantile(null, _LEVEL)))
 
 
 def _distance(a: np.ndarray, b: np.ndarray, exponent: int) -> np.ndarray:
@@ -152,20 +159,22 @@ def _directions(d: int, projections: int, seed: int) -> np.ndarray:
     """Unit vectors, as columns; on a line there is but one."""
     if d == 1:
         return np.ones((1, 1))
-    normal = np.random.default_rng([seed, 0]).standard_normal((d, _checks.count("projections", projections)))
+    normal = np.random.default_rng([seed, 0]).standard_normal((d, projections))
     return normal / np.linalg.norm(normal, axis=0)
 
 
-def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both samples with shape `(seeds, d)`."""
+def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, float]:
+    """Both samples with shape `(seeds, d)`, in a unit in which sums of them do not overflow, and that unit."""
     first, second = _samples("a", a), _samples("b", b)
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"a and b must be samples of the same coordinates, got shapes {first.shape} and {second.shape}")
-    return first, second
+    largest = max(np.max(np.abs(first)), np.max(np.abs(second)))
+    unit = _LARGE if largest > _LARGE else 1.0
+    return first / unit, second / unit, unit
 
 
 def _samples(name: str, values: Any) -> np.ndarray:
-    samples = np.asarray(values, float)
+    samples = _checks.real(name, values)
     if samples.ndim not in (1, 2) or not samples.size:
         raise ValueError(f"{name} must be samples of shape (seeds,) or (seeds, d), got shape {samples.shape}")
     samples = samples.reshape(len(samples), -1)

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .. import _checks, _random
-from .._tree import flat
+from .._tree import cast, flat
 from ..problems import MeanLoss, Problem
 
 # Of the numbers of the noise, this share, the largest, count for the tail index; and so many numbers are looked at.
@@ -112,11 +112,12 @@ def noise_report(
     >>> round(report.learning_rate["SGD"], 3)
     0.05
     """
-    if not isinstance(problem, Problem):
-        raise TypeError(f"problem must be a jaxsde.Problem, got {problem!r}")
+    _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     params = problem.validate(params)
+    problem = cast(problem, jnp.result_type(*jax.tree.leaves(params)))
     draws = _checks.count("draws", draws, least=16)
-    _checks.number("tolerance", tolerance, low=0.0, high=1.0)
+    _checks.scalar("tolerance", tolerance, low=0.0, high=1.0)
+    curvature_examples = _checks.count("curvature_examples", curvature_examples)
     key = _random.stream_key(jax.random.key(0) if key is None else key)
     gradient, drawn = _draw(problem, params, jax.random.split(key, draws))
 
@@ -214,7 +215,7 @@ def _sign_gap(gradient: np.ndarray, noise: np.ndarray, variance: np.ndarray) -> 
 
 def _curvatures(problem: Problem, params: PyTree, gradient: PyTree, drawn: PyTree, examples: int) -> dict[str, float]:
     loss = problem.loss
-    if isinstance(loss, MeanLoss) and loss.count > _checks.count("curvature_examples", examples):
+    if isinstance(loss, MeanLoss) and loss.count > examples:
         loss = loss.subset(examples)
     return {name: _largest(loss, params, root) for name, root in _roots(gradient, drawn).items()}
 

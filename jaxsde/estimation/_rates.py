@@ -108,9 +108,9 @@ def convergence_rate(
 
     **Returns:** a [`ConvergenceRate`][]: `.rate`, `.stderr`, `.interval`, `.floor`, `.window`.
 
-    **Raises:** `TypeError` for other statistics; `ValueError` for an observable that is not a scalar, a mean that does
-    not fall or has not settled where its floor is wanted, a window of fewer than three records, or a mean not above the
-    floor there.
+    **Raises:** `TypeError` for other statistics; `ValueError` for a kind, level, floor or window that is none, an observable
+    that is not a scalar, a mean that does not fall or has not settled where its floor is wanted, a window of fewer than three
+    records, or a mean not above the floor there.
 
     >>> import jaxsde as js
     >>> run = js.simulate(
@@ -121,7 +121,9 @@ def convergence_rate(
     2.11
     """
     form = _KINDS[_checks.choice("kind", kind, tuple(_KINDS))]
-    _checks.number("level", level, low=0, high=1)
+    _check_fit(floor, level)
+    if window is not None:
+        _check_window(window)
     curves = _curves(statistics)
     base = _floor(curves, floor, kind)
     inside = _window(curves, base, window, kind)
@@ -187,8 +189,12 @@ def phase_rates(
     kinds = ("exponential",) * (len(boundaries) + 1) if kinds is None else tuple(kinds)
     if len(kinds) != len(boundaries) + 1:
         raise ValueError(f"kinds must be one more than boundaries, got {len(kinds)} and {len(boundaries)}")
+    _checks.number("boundaries", boundaries)
     if not all(a > b for a, b in itertools.pairwise(boundaries)):
         raise ValueError(f"boundaries must fall, got {list(boundaries)}")
+    for kind in kinds:
+        _checks.choice("kinds", kind, tuple(_KINDS))
+    _check_fit(floor, level)
     curves = _curves(statistics)
     base = _floor(curves, floor, kinds[-1])
     unclear = curves.mean - base.of(curves.mean) <= _CLEAR * np.hypot(curves.stderr, curves.stderr @ base.tail)
@@ -202,6 +208,18 @@ def phase_rates(
         window = float(curves.ts[first]), float(curves.ts[stop - 1])
         phases.append(convergence_rate(statistics, floor=floor, window=window, kind=kind, level=level))
     return phases
+
+
+def _check_fit(floor: Any, level: Any) -> None:
+    _checks.scalar("level", level, low=0, high=1)
+    if floor is not None:
+        _checks.scalar("floor", floor)
+
+
+def _check_window(window: Any) -> None:
+    _checks.number("window", window, closed="low high")
+    if np.shape(window) != (2,) or not window[0] < window[1]:
+        raise ValueError(f"window must be the first and the last time of the fit, (first, last), got {window}")
 
 
 def _floor(curves: _Curves, floor: float | None, kind: str) -> _Floor:

@@ -10,7 +10,7 @@ import numpy as np
 import scipy  # whose parts load when they are first used
 from jaxtyping import PRNGKeyArray, PyTree
 
-from .. import _checks
+from .. import _checks, _random
 from .._tree import flat, is_sampler, size
 from ..processes import SDE, Accompanied, Chain
 from ..simulation import Ensemble, Jackknife, Moments, Samples, simulate
@@ -129,18 +129,19 @@ def stationary(
     >>> round(float(law.covariance[0, 0]), 5)  # 0.1 / (2 - 0.1)
     0.05263
     """
-    if not isinstance(process, (Chain, SDE)):
-        raise TypeError(f"process must be an optimizer's chain(problem) or sde(problem), got {process!r}")
+    _checks.instance("process", process, (Chain, SDE), "an optimizer's chain(problem) or sde(problem)")
+    key = _random.typed_key(key)
+    steps = None if steps is None else _checks.count("steps", steps, least=4)
+    substeps, most_steps = _checks.count("substeps", substeps), _checks.count("most_steps", most_steps)
     seeds = _checks.count("seeds", seeds, least=2)
     groups = min(_checks.count("groups", groups, least=2), seeds)
     kept = min(_checks.count("kept", kept, least=2), seeds)
-    most_steps = _checks.count("most_steps", most_steps)
     example = process.problem.validate(x0(key) if is_sampler(x0) else x0)
     if size(example) > _KEPT:
         raise ValueError(f"stationary keeps full covariances, for at most {_KEPT} coordinates; x0 has {size(example)}")
     companion = accompany(process, x0, substeps)
     common: dict[str, Any] = dict(substeps=substeps, progress=progress)
-    fixed = None if steps is None else _Grid.of(_checks.count("steps", steps, least=4))
+    fixed = None if steps is None else _Grid.of(steps)
     grid = fixed or _Grid.of(min(_length(companion, substeps, most_steps), most_steps))
     while True:
         paths = _paths(process, x0, grid, kept, jax.random.fold_in(key, 1), **common)

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, _random
 from .._tree import flat, is_sampler
-from ..optimizers import AbstractOptimizer
+from ..optimizers import AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, adjusted, known
 from ..problems import Problem
 from ..processes import SDE
 from ._control import Expectation, accompany, expectations, tangent_law
@@ -118,7 +118,7 @@ def weak_error(
 
     **Returns:** a [`WeakError`][]; `jaxsde.reporting.weak_error_table` prints it.
 
-    **Raises:** `ValueError` or `TypeError` for arguments that don't fit.
+    **Raises:** `ValueError` or `TypeError` for arguments that don't fit, and for an optimizer that is not the package's own.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
@@ -126,35 +126,43 @@ def weak_error(
     >>> 0.8 < weak_error(js.SGD(0.1), problem, jnp.full(1, 2.0), **run)["loss"].order.slope < 1.2
     True
     """
-    if not isinstance(opt, AbstractOptimizer):
-        raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {opt!r}")
+    opt = known(opt, "how to keep an optimizer's time scales is")
+    _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     if opt.reference_rate is not None:
         raise ValueError("weak_error changes the learning rate, so it takes optimizers without a schedule")
+    _checks.number("learning_rates", learning_rates, low=0.0)
     rates = np.sort(np.asarray(learning_rates, float).ravel())[::-1]
     if len(rates) < 2 or len(np.unique(rates)) < len(rates):
         raise ValueError(f"learning_rates must be at least two different numbers, got {learning_rates}")
-    _checks.number("learning_rates", rates, low=0.0)
-    _checks.number("T", T, low=0.0)
+    _checks.scalar("T", T, low=0.0)
     steps = [_whole_steps("T", T, rate) for rate in rates]
-    substeps = _checks.count("substeps", substeps)
+    seeds, substeps = _checks.count("seeds", seeds), _checks.count("substeps", substeps)
     key = _random.typed_key(key)
+    starts: list[dict[str, int]] = [{} for _ in rates]
+    if start_time is not None:
+        if not isinstance(opt, (RMSprop, RMSpropW, Adam, AdamW)):
+            raise ValueError(f"start_time is for adaptive methods, whose SDEs are singular at 0; {type(opt).__name__}'s is not")
+        _checks.scalar("start_time", start_time, low=0.0, high=T, closed="high")
+        starts = [{"start_steps": _whole_steps("start_time", start_time, rate)} for rate in rates]
     example = problem.validate(x0(key) if is_sampler(x0) else x0)
-    functions = _default_functions(problem, example) if test_functions is None else dict(test_functions)
+    functions = _default_functions(problem, example)
+    if test_functions is not None:
+        functions = _checks.functions("test_functions", test_functions)
     for name, function in functions.items():
         if getattr(jax.eval_shape(function, example), "shape", None) != ():
             raise ValueError(f"test_functions[{name!r}] must return a scalar")
 
+    # All of them first: nothing is simulated before it is known that each of the rates has an optimizer and an SDE.
+    scaled = [at_rate(opt, rate) for rate in rates]
+    sdes = [other.sde(problem, model, **more) for other, more in zip(scaled, starts, strict=True)]
     sides = []
-    for i, (rate, count) in enumerate(zip(rates, steps, strict=True)):
-        scaled = at_rate(opt, rate)
-        more = {} if start_time is None else {"start_steps": _whole_steps("start_time", start_time, rate)}
-        sde = scaled.sde(problem, model, **more)
+    for i, (count, other, sde) in enumerate(zip(steps, scaled, sdes, strict=True)):
         common: dict[str, Any] = dict(steps=count, seeds=seeds, progress=progress)
 
         def run(process: Any, stream: int, i: int = i, common: Any = common, **kw: Any) -> Any:
             return expectations(process, x0, functions, key=jax.random.fold_in(key, 3 * i + stream), **common, **kw)
 
-        discrete = run(scaled.chain(problem), 0)
+        discrete = run(other.chain(problem), 0)
         coarse, fine = run(sde, 1, substeps=substeps), run(sde, 2, substeps=2 * substeps)
         for name, side in (("optimizer", discrete), ("SDE", coarse), ("SDE", fine)):
             if side.diverged[-1] > seeds - 2:
@@ -169,16 +177,9 @@ def weak_error(
 
 def at_rate(opt: AbstractOptimizer, rate: float) -> AbstractOptimizer:
     """The optimizer at another learning rate, with the time scales $\\eta / (1 - \\beta)$ of its averages kept."""
-    changes: dict[str, Any] = {"learning_rate": jnp.asarray(rate, opt.rate.dtype)}
-    for name in ("decay", "b1", "b2"):
-        if hasattr(opt, name):
-            beta = 1 - (1 - getattr(opt, name)) * (rate / opt.rate)
-            if float(beta) < 0:
-                raise ValueError(
-                    f"at the learning rate {rate:g}, keeping the time scale of {name} takes {name} = {beta:.4g} < 0"
-                )
-            changes[name] = beta
-    return eqx.tree_at(lambda o: [getattr(o, name) for name in changes], opt, list(changes.values()))
+    opt = known(opt, "how hyperparameters keep their time scales at another learning rate is")
+    why = f"to keep its time scale at the learning rate {rate:g}"
+    return adjusted(opt, {"learning_rate": jnp.asarray(rate, opt.rate.dtype)}, forgetting=rate / opt.rate, why=why)
 
 
 def _whole_steps(name: str, time: float, rate: float) -> int:
@@ -220,6 +221,7 @@ def _ode(sde: SDE, x0: Any, steps: int, substeps: int, functions: Mapping[str, A
             return None
         mean = tangent_law(companion, steps, jnp.arange(2) * steps, refined).mean
         end = jax.tree.map(lambda m: m[-1], mean)
+        functions = cast(dict(functions), flat(end).dtype)
         values.append({name: float(f(end)) for name, f in functions.items()})
     return {name: 2 * values[1][name] - values[0][name] for name in functions}
 

@@ -153,9 +153,10 @@ def svag_study(scale: Scale) -> Study:
         curves = [curve(label, sde, color="k", style="--")]
         scale.report(f"{name}, {label}: mean loss {loss:.4g}")
         for ell in ells:
-            small = ell if isinstance(opt, SGD) else ell**2
+            amplified = svag(opt, problem, ell)
+            small = round(float(opt.rate / amplified.learning_rate))
             key = scale.key(110 + 20 * i + ell)
-            chain = simulate(svag(opt, problem, ell), x0, steps=steps * small, every=steps * small // 10, key=key, **run)
+            chain = simulate(amplified, x0, steps=steps * small, every=steps * small // 10, key=key, **run)
             mean, std = _last(chain)
             off = 100 * (mean / loss - 1), 100 * (std / spread - 1)
             rows.append((name, f"SVAG, l = {ell}", float(seeds), *_with_error(chain), std, *off))

@@ -16,10 +16,9 @@ from ._base import (
     GradientStatistics,
     LearningRate,
     as_hyperparameter,
-    as_learning_rate,
-    as_reference_rate,
+    as_rates,
     check_covariance,
-    check_rates,
+    check_problem,
     gradient_innovation,
     gradient_statistics,
     itself,
@@ -61,7 +60,8 @@ class Adam(AbstractOptimizer):
     - `eps`: $\\epsilon \\ge 0$, outside the root.
     - `reference_rate`: required with a schedule: the rate that sets the clock, $t = k \\cdot$ `reference_rate`.
 
-    **Raises:** `ValueError` for hyperparameters out of range.
+    **Raises:** `ValueError` for hyperparameters out of range, or arrays of them; `TypeError` for what is no real number, or a
+    schedule that JAX cannot trace.
 
     >>> Adam(learning_rate=0.1, b1=1.0)
     Traceback (most recent call last):
@@ -83,14 +83,10 @@ class Adam(AbstractOptimizer):
         *,
         reference_rate: ArrayLike | None = None,
     ):
-        self.learning_rate = as_learning_rate(learning_rate)
-        self.b1 = as_hyperparameter(b1)
-        self.b2 = as_hyperparameter(b2)
-        self.eps = as_hyperparameter(eps)
-        self.reference_rate = as_reference_rate(reference_rate)
-
-    def __check_init__(self):
-        _check(self)
+        self.learning_rate, self.reference_rate = as_rates(learning_rate, reference_rate)
+        self.b1 = as_hyperparameter("b1", b1, low=0.0, high=1.0, closed="low")
+        self.b2 = as_hyperparameter("b2", b2, low=0.0, high=1.0, closed="low")
+        self.eps = as_hyperparameter("eps", eps, low=0.0, closed="low")
 
     def transform(self) -> optax.GradientTransformation:
         """`optax.adam`."""
@@ -107,7 +103,8 @@ class AdamW(AbstractOptimizer):
 
     **Arguments:** those of [`Adam`][], and `weight_decay`: $\\theta \\ge 0$.
 
-    **Raises:** `ValueError` for hyperparameters out of range.
+    **Raises:** `ValueError` for hyperparameters out of range, or arrays of them; `TypeError` for what is no real number, or a
+    schedule that JAX cannot trace.
 
     >>> AdamW(learning_rate=0.1).weight_decay.item() == jnp.float32(1e-4)
     Array(True, dtype=bool)
@@ -130,16 +127,11 @@ class AdamW(AbstractOptimizer):
         *,
         reference_rate: ArrayLike | None = None,
     ):
-        self.learning_rate = as_learning_rate(learning_rate)
-        self.b1 = as_hyperparameter(b1)
-        self.b2 = as_hyperparameter(b2)
-        self.eps = as_hyperparameter(eps)
-        self.weight_decay = as_hyperparameter(weight_decay)
-        self.reference_rate = as_reference_rate(reference_rate)
-
-    def __check_init__(self):
-        _check(self)
-        _checks.number("weight_decay", self.weight_decay, low=0.0, closed="low")
+        self.learning_rate, self.reference_rate = as_rates(learning_rate, reference_rate)
+        self.b1 = as_hyperparameter("b1", b1, low=0.0, high=1.0, closed="low")
+        self.b2 = as_hyperparameter("b2", b2, low=0.0, high=1.0, closed="low")
+        self.eps = as_hyperparameter("eps", eps, low=0.0, closed="low")
+        self.weight_decay = as_hyperparameter("weight_decay", weight_decay, low=0.0, closed="low")
 
     def transform(self) -> optax.GradientTransformation:
         """`optax.adamw`."""
@@ -189,14 +181,8 @@ class AdamW(AbstractOptimizer):
         return _sde(self, self.weight_decay, problem, model, start_steps)
 
 
-def _check(optimizer: Adam | AdamW) -> None:
-    check_rates(optimizer)
-    _checks.number("b1", optimizer.b1, low=0.0, high=1.0, closed="low")
-    _checks.number("b2", optimizer.b2, low=0.0, high=1.0, closed="low")
-    _checks.number("eps", optimizer.eps, low=0.0, closed="low")
-
-
 def _sde(optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, model: str, start_steps: int) -> SDE:
+    check_problem(problem)
     _checks.choice("model", model, _MODELS)
     check_covariance(problem, type(optimizer).__name__)
     common: dict[str, Any] = dict(

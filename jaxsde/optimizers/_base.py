@@ -34,12 +34,14 @@ class AbstractOptimizer(eqx.Module):
 
     def chain(self, problem: Problem) -> Chain:
         """The optimizer run on stochastic gradients of `problem`."""
+        check_problem(problem)
         return Chain(self.transform, problem, self.rate, eqx.Partial(self.sde, problem))
 
     @property
     def rate(self) -> Float[Array, ""]:
         """$\\eta$: the learning rate, or with a schedule its reference rate. One step lasts $\\eta$."""
-        return self.learning_rate if self.reference_rate is None else self.reference_rate
+        # Of a user's own optimizer it may be Python's number.
+        return jnp.asarray(self.learning_rate if self.reference_rate is None else self.reference_rate)
 
     def relative_rate(self, step: Int[Array, ""]) -> Array | float:
         """$\\eta_t$, the schedule at a step, as Optax counts them, over the reference rate; 1 without a schedule."""
@@ -48,35 +50,63 @@ class AbstractOptimizer(eqx.Module):
         return jnp.asarray(self.learning_rate(step), self.reference_rate.dtype) / self.reference_rate
 
 
-def as_hyperparameter(value: ArrayLike) -> Array:
-    """A number as an array, so that a new number is no new program. Python numbers keep their weak type."""
+def as_hyperparameter(name: str, value: Any, **limits: Any) -> Array:
+    """One number as an array, so that a new number is no new program. Python numbers keep their weak type.
+
+    **Raises:** `TypeError` or `ValueError` unless it is one real number, of single precision at least and within the `limits`
+    of `_checks.number`.
+    """
+    _checks.scalar(name, value, **limits)
     array = jnp.asarray(value)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array + 0.0
+    array = array if jnp.issubdtype(array.dtype, jnp.inexact) else array + 0.0
+    if not jnp.issubdtype(array.dtype, jnp.floating):  # being traced, when no more than its type is known
+        raise TypeError(f"{name} must be a real number, got dtype {array.dtype}")
+    _checks.precision(name, array.dtype)
+    return array
 
 
-def as_learning_rate(value: LearningRate) -> Any:
-    """A schedule as it is, a number as an array."""
-    return value if callable(value) else as_hyperparameter(value)
+def as_rates(learning_rate: LearningRate, reference_rate: ArrayLike | None) -> tuple[Any, Array | None]:
+    """The learning rate, a schedule as it is and a number as an array, and the reference rate that goes with a schedule.
+
+    **Raises:** `TypeError` or `ValueError` unless the learning rate is one positive number, or a schedule, a function of the
+    step to a rate that is not negative, with a positive reference rate.
+    """
+    if not callable(learning_rate):
+        rate = as_hyperparameter("learning_rate", learning_rate, low=0.0)
+        if reference_rate is not None:
+            raise ValueError("reference_rate goes with a learning-rate schedule; learning_rate is a number here")
+        return rate, None
+    if reference_rate is None:
+        raise ValueError(
+            "a learning-rate schedule needs reference_rate=, the rate that sets the clock t = k * reference_rate "
+            "(usually the schedule's peak)"
+        )
+    _check_schedule(learning_rate)
+    return learning_rate, as_hyperparameter("reference_rate", reference_rate, low=0.0)
 
 
-def as_reference_rate(value: ArrayLike | None) -> Array | None:
-    """A number as an array; none as none."""
-    return None if value is None else as_hyperparameter(value)
+def _check_schedule(schedule: Callable[[Any], Any]) -> None:
+    """Raises unless `schedule` can be traced as a function of the step to one number that is a rate at the first step."""
+    first = jnp.zeros((), jnp.int32)
+    wanted = "learning_rate must be a number or a schedule, a function of the step (traced, an int32) to one rate"
+    try:
+        rate = jax.eval_shape(schedule, first)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise TypeError(f"{wanted}; called with a step it raised {type(error).__name__}: {reason}") from error
+    dtype = getattr(rate, "dtype", jnp.dtype(bool))
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise TypeError(f"{wanted}; it returns {rate}")
+    if rate.shape != ():
+        raise ValueError(f"{wanted}; it returns an array of shape {rate.shape}")
+    start = schedule(first)
+    if _checks.is_concrete(start) and not 0 <= float(start) < float("inf"):
+        raise ValueError(f"{wanted}, finite and not negative; it returns {float(start):g} at step 0")
 
 
-def check_rates(optimizer: AbstractOptimizer) -> None:
-    """Raises unless the learning rate is positive, or a schedule with a positive reference rate."""
-    if callable(optimizer.learning_rate):
-        if optimizer.reference_rate is None:
-            raise ValueError(
-                "a learning-rate schedule needs reference_rate=, the rate that sets the clock t = k * reference_rate "
-                "(usually the schedule's peak)"
-            )
-        _checks.number("reference_rate", optimizer.reference_rate, low=0.0)
-        return
-    if optimizer.reference_rate is not None:
-        raise ValueError("reference_rate goes with a learning-rate schedule; learning_rate is a number here")
-    _checks.number("learning_rate", optimizer.learning_rate, low=0.0)
+def check_problem(problem: Any) -> None:
+    """Raises unless `problem` is one."""
+    _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
 
 
 def check_covariance(problem: Problem, name: str) -> None:
@@ -124,7 +154,7 @@ def gradient_innovation(problem: Problem) -> Any:
     noise = problem.noise
     if noise.independent and noise.has_variance:
         return eqx.Partial(_standardised, problem)
-    if isinstance(noise, Gaussian):
+    if type(noise) is Gaussian:
         values, vectors = jnp.linalg.eigh(noise.matrix)
         kept = values > 1e-6 * jnp.max(values)
         inverse_root = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)

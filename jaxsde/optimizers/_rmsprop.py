@@ -16,10 +16,9 @@ from ._base import (
     GradientStatistics,
     LearningRate,
     as_hyperparameter,
-    as_learning_rate,
-    as_reference_rate,
+    as_rates,
     check_covariance,
-    check_rates,
+    check_problem,
     gradient_innovation,
     gradient_statistics,
     itself,
@@ -59,7 +58,8 @@ class RMSprop(AbstractOptimizer):
       ones; the variance of the noise is the value it settles at.
     - `reference_rate`: required with a schedule: the rate that sets the clock, $t = k \\cdot$ `reference_rate`.
 
-    **Raises:** `ValueError` for hyperparameters out of range.
+    **Raises:** `ValueError` for hyperparameters out of range, or arrays of them; `TypeError` for what is no real number, or a
+    schedule that JAX cannot trace.
 
     >>> RMSprop(learning_rate=0.1, decay=0.99).decay.item() == jnp.float32(0.99)
     Array(True, dtype=bool)
@@ -80,14 +80,10 @@ class RMSprop(AbstractOptimizer):
         *,
         reference_rate: ArrayLike | None = None,
     ):
-        self.learning_rate = as_learning_rate(learning_rate)
-        self.decay = as_hyperparameter(decay)
-        self.eps = as_hyperparameter(eps)
-        self.initial_scale = as_hyperparameter(initial_scale)
-        self.reference_rate = as_reference_rate(reference_rate)
-
-    def __check_init__(self):
-        _check(self)
+        self.learning_rate, self.reference_rate = as_rates(learning_rate, reference_rate)
+        self.decay = as_hyperparameter("decay", decay, low=0.0, high=1.0, closed="low")
+        self.eps = as_hyperparameter("eps", eps, low=0.0, closed="low")
+        self.initial_scale = as_hyperparameter("initial_scale", initial_scale, low=0.0, closed="low")
 
     def transform(self) -> optax.GradientTransformation:
         """`optax.scale_by_rms` with `eps` outside the root, and the learning rate."""
@@ -104,7 +100,8 @@ class RMSpropW(AbstractOptimizer):
 
     **Arguments:** those of [`RMSprop`][], and `weight_decay`: $\\theta \\ge 0$.
 
-    **Raises:** `ValueError` for hyperparameters out of range.
+    **Raises:** `ValueError` for hyperparameters out of range, or arrays of them; `TypeError` for what is no real number, or a
+    schedule that JAX cannot trace.
 
     >>> RMSpropW(learning_rate=0.1, weight_decay=-1.0)
     Traceback (most recent call last):
@@ -128,16 +125,11 @@ class RMSpropW(AbstractOptimizer):
         *,
         reference_rate: ArrayLike | None = None,
     ):
-        self.learning_rate = as_learning_rate(learning_rate)
-        self.decay = as_hyperparameter(decay)
-        self.eps = as_hyperparameter(eps)
-        self.initial_scale = as_hyperparameter(initial_scale)
-        self.weight_decay = as_hyperparameter(weight_decay)
-        self.reference_rate = as_reference_rate(reference_rate)
-
-    def __check_init__(self):
-        _check(self)
-        _checks.number("weight_decay", self.weight_decay, low=0.0, closed="low")
+        self.learning_rate, self.reference_rate = as_rates(learning_rate, reference_rate)
+        self.decay = as_hyperparameter("decay", decay, low=0.0, high=1.0, closed="low")
+        self.eps = as_hyperparameter("eps", eps, low=0.0, closed="low")
+        self.initial_scale = as_hyperparameter("initial_scale", initial_scale, low=0.0, closed="low")
+        self.weight_decay = as_hyperparameter("weight_decay", weight_decay, low=0.0, closed="low")
 
     def transform(self) -> optax.GradientTransformation:
         """`optax.scale_by_rms` with `eps` outside the root, `optax.add_decayed_weights` and the learning rate."""
@@ -181,13 +173,6 @@ class RMSpropW(AbstractOptimizer):
         return _sde(self, self.weight_decay, problem, model, start_steps)
 
 
-def _check(optimizer: RMSprop | RMSpropW) -> None:
-    check_rates(optimizer)
-    _checks.number("decay", optimizer.decay, low=0.0, high=1.0, closed="low")
-    _checks.number("eps", optimizer.eps, low=0.0, closed="low")
-    _checks.number("initial_scale", optimizer.initial_scale, low=0.0, closed="low")
-
-
 def _scale(optimizer: RMSprop | RMSpropW) -> optax.GradientTransformation:
     return optax.scale_by_rms(
         decay=optimizer.decay, eps=optimizer.eps, initial_scale=optimizer.initial_scale, eps_in_sqrt=False
@@ -195,6 +180,7 @@ def _scale(optimizer: RMSprop | RMSpropW) -> optax.GradientTransformation:
 
 
 def _sde(optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, model: str, start_steps: int) -> SDE:
+    check_problem(problem)
     _checks.choice("model", model, ("compagnoni", "compagnoni-full", "malladi", "second-order", "ode"))
     check_covariance(problem, type(optimizer).__name__)
     common: dict[str, Any] = dict(

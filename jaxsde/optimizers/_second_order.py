@@ -36,7 +36,7 @@ def check_constant_rate(optimizer: AbstractOptimizer) -> None:
 
 def check_square_noise(problem: Problem, model: str) -> None:
     """Raises where the law of the squared gradient's noise is not known."""
-    if not (isinstance(problem.noise, Gaussian) and problem.noise.independent):
+    if not (type(problem.noise) is Gaussian and problem.noise.independent):
         raise ValueError(
             f"model={model!r} needs the fourth moments of the gradient noise, and is there for Gaussian noise with "
             f"independent coordinates; got {type(problem.noise).__name__} noise"

@@ -14,10 +14,9 @@ from ..processes import SDE, Instant
 from ._base import (
     AbstractOptimizer,
     LearningRate,
-    as_learning_rate,
-    as_reference_rate,
+    as_rates,
     check_covariance,
-    check_rates,
+    check_problem,
     gradient_innovation,
     itself,
     parameters,
@@ -33,7 +32,8 @@ class SGD(AbstractOptimizer):
     - `learning_rate`: $\\eta > 0$, a number or an Optax schedule.
     - `reference_rate`: required with a schedule: the rate that sets the clock, $t = k \\cdot$ `reference_rate`.
 
-    **Raises:** `ValueError` for rates out of range.
+    **Raises:** `ValueError` for rates out of range, or arrays of them; `TypeError` for what is no real number, or a schedule
+    that JAX cannot trace.
 
     >>> SGD(learning_rate=0.1).transform().update(jnp.ones(1), (optax.EmptyState(),) * 2)[0].tolist()
     [-0.10000000149011612]
@@ -43,11 +43,7 @@ class SGD(AbstractOptimizer):
     reference_rate: Float[Array, ""] | None
 
     def __init__(self, learning_rate: LearningRate, *, reference_rate: ArrayLike | None = None):
-        self.learning_rate = as_learning_rate(learning_rate)
-        self.reference_rate = as_reference_rate(reference_rate)
-
-    def __check_init__(self):
-        check_rates(self)
+        self.learning_rate, self.reference_rate = as_rates(learning_rate, reference_rate)
 
     def transform(self) -> optax.GradientTransformation:
         """`optax.sgd`."""
@@ -67,6 +63,7 @@ class SGD(AbstractOptimizer):
 
         **Raises:** `ValueError` for another model, noise without a covariance, or a schedule with `"second-order"`.
         """
+        check_problem(problem)
         _checks.choice("model", model, ("compagnoni", "second-order", "ode"))
         if model != "ode":
             check_covariance(problem, "SGD")

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from .. import _checks
 from ..problems import Problem, Signs, sign_deviation
 from ..processes import SDE, Instant
-from ._base import AbstractOptimizer, LearningRate, as_learning_rate, as_reference_rate, check_rates, itself, parameters
+from ._base import AbstractOptimizer, LearningRate, as_rates, check_problem, itself, parameters
 
 
 class SignSGD(AbstractOptimizer):
@@ -23,7 +23,8 @@ class SignSGD(AbstractOptimizer):
     - `learning_rate`: $\\eta > 0$, a number or an Optax schedule.
     - `reference_rate`: required with a schedule: the rate that sets the clock, $t = k \\cdot$ `reference_rate`.
 
-    **Raises:** `ValueError` for rates out of range.
+    **Raises:** `ValueError` for rates out of range, or arrays of them; `TypeError` for what is no real number, or a schedule
+    that JAX cannot trace.
 
     >>> SignSGD(learning_rate=0.5).transform().update(jnp.array([3.0]), (optax.EmptyState(),) * 2)[0].tolist()
     [-0.5]
@@ -33,11 +34,7 @@ class SignSGD(AbstractOptimizer):
     reference_rate: Float[Array, ""] | None
 
     def __init__(self, learning_rate: LearningRate, *, reference_rate: ArrayLike | None = None):
-        self.learning_rate = as_learning_rate(learning_rate)
-        self.reference_rate = as_reference_rate(reference_rate)
-
-    def __check_init__(self):
-        check_rates(self)
+        self.learning_rate, self.reference_rate = as_rates(learning_rate, reference_rate)
 
     def transform(self) -> optax.GradientTransformation:
         """`optax.sign_sgd`."""
@@ -59,6 +56,7 @@ class SignSGD(AbstractOptimizer):
 
         **Raises:** `ValueError` for another model.
         """
+        check_problem(problem)
         _checks.choice("model", model, ("compagnoni", "ode"))
         noise = problem.noise
         return SDE(

@@ -11,8 +11,9 @@ from .. import _checks
 from ..problems import AmplifiedNoise, Problem
 from ..processes import Chain
 from ._adam import Adam, AdamW
-from ._base import AbstractOptimizer
+from ._base import AbstractOptimizer, check_problem
 from ._rmsprop import RMSprop, RMSpropW
+from ._roles import adjusted
 from ._sgd import SGD
 
 
@@ -44,12 +45,13 @@ def svag(optimizer: AbstractOptimizer, problem: Problem, ell: int) -> Chain:
     (0.025, [1.0])
     """
     ell = _checks.count("ell", ell)
-    if isinstance(optimizer, SGD):
+    if type(optimizer) is SGD:
         steps = ell
-    elif isinstance(optimizer, (RMSprop, RMSpropW, Adam, AdamW)):
+    elif type(optimizer) in (RMSprop, RMSpropW, Adam, AdamW):
         steps = ell * ell
     else:
         raise TypeError(f"SVAG is defined for SGD, RMSprop(W) and Adam(W), got {optimizer!r}")
+    check_problem(problem)
     amplified = Problem(problem.loss, AmplifiedNoise(problem.noise, float(np.sqrt(2 * steps - 1))))
     return Chain(_Small(optimizer, ell, steps), amplified, optimizer.rate / steps)
 
@@ -63,17 +65,8 @@ class _Small(eqx.Module):
 
     def __call__(self) -> Any:
         given, ell = self.optimizer, self.ell
-        changes: dict[str, Any] = {"learning_rate": _slower(given.learning_rate, ell, self.steps)}
-        for name in ("b1", "b2", "decay"):
-            if hasattr(given, name):
-                changes[name] = 1 - (1 - getattr(given, name)) / self.steps
-        for name, factor in (("eps", ell), ("initial_scale", self.steps), ("weight_decay", 1 / ell)):
-            if hasattr(given, name):
-                changes[name] = getattr(given, name) * factor
-        names = tuple(changes)
-        return eqx.tree_at(
-            lambda o: tuple(getattr(o, name) for name in names), given, tuple(changes.values())
-        ).transform()  # fmt: skip
+        rates = {"learning_rate": _slower(given.learning_rate, ell, self.steps)}
+        return adjusted(given, rates, forgetting=1 / self.steps, gradient=ell, decay=1 / ell).transform()
 
 
 def _slower(learning_rate: Any, ell: int, steps: int) -> Any:

@@ -74,6 +74,9 @@ class Moments(AbstractReducer):
     covariance: bool = eqx.field(static=True, default=False)
     weak: ClassVar[bool] = True
 
+    def __check_init__(self):
+        _checks.instance("covariance", self.covariance, bool, "True or False")
+
     @property
     def multiple(self) -> int:
         return 1
@@ -206,7 +209,9 @@ class SampleStatistics(eqx.Module):
 class Jackknife(AbstractReducer):
     """A reducer kept for `groups` groups of seeds, so that any function of its statistics gets a standard error.
 
-    **Arguments:** `reducer`; `groups`: the number of groups, at least 2.
+    **Arguments:** `reducer`: [`Moments`][]; `groups`: the number of groups, at least 2 and at most that of seeds.
+
+    **Raises:** `TypeError` for another reducer, `ValueError` for fewer groups.
 
     >>> Jackknife(Moments(), groups=20).weak
     True
@@ -217,6 +222,7 @@ class Jackknife(AbstractReducer):
     weak: ClassVar[bool] = True
 
     def __init__(self, reducer: Moments, groups: int = 40):
+        _checks.instance("reducer", reducer, Moments, "jaxsde.Moments()")
         self.reducer = reducer
         self.groups = _checks.count("groups", groups, least=2)
 

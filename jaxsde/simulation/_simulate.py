@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, _random
@@ -18,7 +19,7 @@ from . import _loop
 from ._ensemble import Ensemble, Interrupted
 from ._footprint import largest_array, largest_array_per_seed
 from ._increments import AbstractIncrements, GaussianIncrements, ThreePointIncrements, TwoPointIncrements
-from ._reducers import AbstractReducer, Moments
+from ._reducers import AbstractReducer, Jackknife, Moments
 from ._steppers import (
     AbstractStepper,
     AccompaniedChainStepper,
@@ -41,6 +42,9 @@ _GLANCE = 0.25
 # The first look is after this share of a phase, to see how fast it goes.
 _FIRST_SHARE = 1 / 32
 
+# Seeds are numbered by an int32, and the last chunk is filled up.
+_MOST_SEEDS = 2**30
+
 _INCREMENTS = {"two-point": TwoPointIncrements, "three-point": ThreePointIncrements, "gaussian": GaussianIncrements}
 
 
@@ -62,17 +66,20 @@ def simulate(
     """Simulates many seeds of a process and returns statistics over them.
 
     The noise of seed i at step k depends on `key`, i and k alone: a longer run begins with the shorter one, and more
-    seeds contain the fewer. All is done in the precision of `x0`.
+    seeds contain the fewer. All is done in the precision of `x0`, float32 or float64, to which the problem's numbers
+    are converted.
 
     **Arguments:**
 
     - `process`: an optimizer's `chain(problem)` or `sde(problem)`.
     - `x0`: the starting parameters, a pytree, or a function `key -> pytree` that draws each seed's own.
     - `steps`: the number of optimizer steps; an SDE runs to $t$ = `steps` $\\eta$.
-    - `seeds`: the number of independent trajectories.
+    - `seeds`: the number of independent trajectories, at most $2^{30}$.
     - `key`: a JAX key.
     - `every`: record each that many optimizer steps; divides `steps`. By default at the start and the end only.
-    - `observe`: functions of the parameters to record, by name; by default `{"x": parameters, "loss": loss}`.
+    - `observe`: functions of the parameters to record, by name; by default `{"x": parameters, "loss": loss}`. Values are
+      recorded in the precision of `x0`: those of lower precision are widened, truths are 0 and 1, and whole numbers beyond
+      $2^{24}$ are rounded in float32.
     - `reduce`: [`Moments`][] (the default), [`Samples`][] or another reducer.
     - `substeps`: SDE only: how many steps of the solver make up one optimizer step, $h = \\eta$ / `substeps`.
     - `increments`: SDE only: `"two-point"`, `"three-point"`, `"gaussian"` or an [`AbstractIncrements`][]; by default
@@ -92,8 +99,7 @@ def simulate(
     >>> run["x"].mean.shape
     (2, 1)
     """
-    if not isinstance(process, (Chain, SDE, Accompanied)):
-        raise TypeError(f"process must be an optimizer's chain(problem) or sde(problem), got {process!r}")
+    _checks.instance("process", process, (Chain, SDE, Accompanied), "an optimizer's chain(problem) or sde(problem)")
     steps, seeds, substeps = (
         _checks.count(name, value) for name, value in (("steps", steps), ("seeds", seeds), ("substeps", substeps))
     )
@@ -105,9 +111,17 @@ def simulate(
         raise ValueError("substeps and increments belong to SDEs: an optimizer's chain makes its own steps")
     if steps * substeps >= 2**31:
         raise ValueError(f"steps * substeps must be below 2**31, got {steps * substeps}")
+    if seeds > _MOST_SEEDS:
+        raise ValueError(f"seeds must be at most {_MOST_SEEDS} (2**30), as seeds are told apart by an int32, got {seeds}")
+    chunk = None if chunk is None else _checks.count("chunk", chunk)
     reduce = Moments() if reduce is None else reduce
-    if not isinstance(reduce, AbstractReducer):
-        raise TypeError(f"reduce must be a reducer such as jaxsde.Moments(), got {reduce!r}")
+    _checks.instance("reduce", reduce, AbstractReducer, "a reducer such as jaxsde.Moments()")
+    if isinstance(reduce, Jackknife) and reduce.groups > seeds:
+        raise ValueError(
+            f"groups must be at most seeds: each of the {reduce.groups} groups needs a seed, of which there are {seeds}"
+        )
+    if observe is not None:
+        observe = _checks.functions("observe", observe)
 
     key = _random.stream_key(key)
     problem = process.problem
@@ -115,7 +129,8 @@ def simulate(
     example = problem.validate(example)
     dtype = jnp.result_type(*jax.tree.leaves(example))
     process = cast(process, dtype)
-    observe = {"x": _itself, "loss": problem.loss} if observe is None else dict(observe)
+    _check_times(process.learning_rate, steps, every, substeps, dtype)
+    observe = {"x": _itself, "loss": problem.loss} if observe is None else observe
     seen = Sighting(example, example, example) if isinstance(process, Accompanied) else example
     shapes = {name: _observed_shape(name, function, seen) for name, function in observe.items()}
 
@@ -124,7 +139,7 @@ def simulate(
     start = x0 if is_sampler(x0) else example
     if chunk is None:
         chunk = _fitting(seeds, _state_size(inner, example), plan, recorder, start, key)
-    chunk = _whole(reduce, min(_checks.count("chunk", chunk), seeds))
+    chunk = _whole(reduce, min(chunk, seeds))
     total = None
     done = 0
     host = _checks.is_concrete(process, example, key)
@@ -275,12 +290,37 @@ def _largest_per_seed(plan: list[_Phase], recorder: _loop.Recorder, x0: Any, key
     return jnp.zeros(largest_array_per_seed(jax.vmap(one), key), jnp.int8)
 
 
+def _check_times(learning_rate: Any, steps: int, every: int, substeps: int, dtype: Any) -> None:
+    """Raises where the recorded times would not be finite and increase, in the precision `dtype` of the run."""
+    _checks.scalar("learning_rate", learning_rate, low=0.0)
+    if not _checks.is_concrete(learning_rate):
+        return
+    limits, rate = np.finfo(dtype), float(learning_rate)
+    # Processors take numbers below the smallest normal one for zero.
+    if rate / substeps < limits.tiny:
+        raise ValueError(
+            f"learning_rate must be larger in {dtype}, the precision of x0: a step of learning_rate / substeps must be at "
+            f"least {limits.tiny:.3g}, got {rate:g} and substeps={substeps}"
+        )
+    if rate * steps > float(limits.max):
+        raise ValueError(
+            f"learning_rate must be smaller in {dtype}, the precision of x0: the last time, learning_rate * steps, must be at "
+            f"most {limits.max:.3g}, got {rate:g} and steps={steps}"
+        )
+    if steps > every * 2**limits.nmant:
+        raise ValueError(
+            f"every must be larger: in {dtype}, the precision of x0, neighbouring times learning_rate * step are the same "
+            f"after {every * 2**limits.nmant} steps, got every={every} and steps={steps}"
+        )
+
+
 def _observed_shape(name: str, function: Any, example: PyTree) -> PyTree:
-    if not callable(function):
-        raise TypeError(f"observe[{name!r}] must be a function of the parameters, got {function!r}")
     shape = shape_of(function, example)
     if not jax.tree.leaves(shape):
         raise ValueError(f"observe[{name!r}] must return an array or a pytree of arrays, got {shape!r}")
+    for leaf in jax.tree.leaves(shape):
+        if not (jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.integer)):
+            raise TypeError(f"observe[{name!r}] must return real numbers, got dtype {leaf.dtype}")
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shape)
 
 

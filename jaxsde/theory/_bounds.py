@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .. import _checks
-from ..optimizers import SGD, AbstractOptimizer, AdamW, RMSpropW, SignSGD
+from ..optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, SignSGD
 from ..problems import Gaussian, Problem
 from ._phases import phase_2_constants
 from ._setting import Setting, as_start, as_times, setting
@@ -78,7 +78,7 @@ def loss_bound(
         raise ValueError(f"phase must be 1, 2, 3 or None, got {phase!r}")
     if (phase is not None or published) and not isinstance(opt, SignSGD):
         raise ValueError(f"phase and published are for SignSGD's bounds, got {type(opt).__name__}")
-    if phase in (1, 2) and not isinstance(problem.noise, Gaussian):
+    if phase in (1, 2) and type(problem.noise) is not Gaussian:
         raise ValueError(f"the bounds of Phases 1 and 2 are for Gaussian noise, got {type(problem.noise).__name__}")
     if isinstance(opt, SignSGD) and phase != 1:
         check_noise(s)
@@ -99,16 +99,18 @@ def loss_bound(
         source = trace - mu * spectrum.shape[0] * q**2
     elif isinstance(opt, SignSGD):
         start = x0 if phase is None else s.minimum
-        kappa = s.slope if published else chord(problem, s, start)
+        kappa = s.slope if published else chord(s, start)
         rate, source = 2 * mu * (kappa / sigma + 0.5 * s.rate * mu * (kappa / sigma) ** 2), trace
-    else:
-        if s.noise.ndim == 2 and not problem.noise.independent:
+    elif isinstance(opt, (RMSprop, RMSpropW, Adam, AdamW)):
+        if s.noise.ndim == 2 and not s.law.independent:
             raise ValueError("the bounds for adaptive methods assume noise with independent coordinates")
         theta = opt.weight_decay if isinstance(opt, (RMSpropW, AdamW)) else jnp.zeros(())
         if _checks.is_concrete(theta, s.minimum) and float(theta) > 0 and bool(np.any(np.asarray(s.minimum) != 0)):
             raise ValueError("the bound with weight decay assumes the minimum at 0, to which the decay pulls")
-        deviation = jnp.max(jnp.sqrt(problem.noise.variance(s.minimum)))
+        deviation = jnp.max(jnp.sqrt(s.law.variance(s.minimum)))
         rate, source = 2 * mu / deviation + theta * (smoothness + mu) / smoothness, trace
+    else:
+        raise ValueError(f"there is no bound for {type(opt).__name__}")
     floor = 0.5 * s.rate * source / rate
     start = s.loss(x0, jnp.zeros_like(s.dense_hessian))
     left = jnp.exp(-rate * ts)
@@ -172,8 +174,8 @@ def check_noise(s: Setting) -> None:
         raise ValueError(f"SignSGD's bounds divide by the noise's scale and need noise in every coordinate, got {s.scale}")
 
 
-def chord(problem: Problem, s: Setting, x0: Array) -> Array:
+def chord(s: Setting, x0: Array) -> Array:
     """The slope of the chord of the mean sign, from 0 to the largest normalised gradient at the start."""
     gradient = s.dense_hessian @ (x0 - s.minimum)
     largest = jnp.maximum(jnp.max(jnp.abs(gradient) / s.scale), np.sqrt(2.0))
-    return jnp.max(problem.noise.mean_sign(largest * s.scale, x0)) / largest
+    return jnp.max(s.law.mean_sign(largest * s.scale, x0)) / largest

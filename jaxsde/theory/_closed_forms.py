@@ -36,7 +36,7 @@ def lemma_3_7(x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate
 
     **Returns:** a `DiagonalLaw`: `.mean` and `.variance`, both `(n, d)`.
 
-    **Raises:** `ValueError` for arguments out of range or of unlike shapes.
+    **Raises:** `ValueError` for arguments out of range or of unlike shapes, `TypeError` for what are no real numbers.
 
     >>> round(lemma_3_7([0.0], [1.0], [1.0], 0.01, [100.0]).variance.item(), 7)
     0.0062417
@@ -74,7 +74,7 @@ def lemma_c52(hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike) ->
 
     **Returns:** the variance of each coordinate, shape `(d,)`; infinite where the curvature is 0.
 
-    **Raises:** `ValueError` for arguments out of range or of unlike shapes.
+    **Raises:** `ValueError` for arguments out of range or of unlike shapes, `TypeError` for what are no real numbers.
 
     >>> lemma_c52([1.0, 2.0], [1.0, 1.0], 0.5).tolist()
     [0.25, 0.125]
@@ -93,7 +93,7 @@ def lemma_c57(hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike, we
 
     **Returns:** the variance of each coordinate, shape `(d,)`.
 
-    **Raises:** `ValueError` for arguments out of range or of unlike shapes.
+    **Raises:** `ValueError` for arguments out of range or of unlike shapes, `TypeError` for what are no real numbers.
 
     >>> round(lemma_c57([1.0], [1.0], 5e-3, 0.5).item(), 6)
     0.001667
@@ -136,7 +136,7 @@ def stationary_loss_adamw(
 
     **Returns:** the expected loss above its minimum.
 
-    **Raises:** `ValueError` for arguments out of range or of unlike shapes.
+    **Raises:** `ValueError` for arguments out of range or of unlike shapes, `TypeError` for what are no real numbers.
 
     >>> round(stationary_loss_adamw([1.0], [1e6], 0.01, 0.5).item(), 6)
     0.005
@@ -186,29 +186,30 @@ def _checked(
     """The arguments of a law along the way, with times as a column."""
     lam, sigma, eta, _ = _checked_limit(hessian, scale, learning_rate, 0.0)
     _checks.number("hessian", lam, low=0.0)
+    _checks.number("x0", x0)
+    _checks.number("ts", ts, low=0.0, closed="low")
     x0, ts = jnp.asarray(x0), jnp.asarray(ts)
     if x0.shape != lam.shape:
         raise ValueError(f"x0 must have shape {lam.shape} like hessian, got {x0.shape}")
     if ts.ndim != 1:
         raise ValueError(f"ts must be a vector of times, got shape {ts.shape}")
-    _checks.number("ts", ts, low=0.0, closed="low")
     return x0, lam, sigma, eta, ts[:, None]
 
 
 def _checked_limit(
     hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike, weight_decay: ArrayLike
 ) -> tuple[Array, Array, Array, Array]:
+    _checks.number("hessian", hessian, low=0.0, closed="low")
+    _checks.number("scale", scale, low=0.0)
+    _checks.scalar("learning_rate", learning_rate, low=0.0)
     lam, sigma, eta = jnp.asarray(hessian), jnp.asarray(scale), jnp.asarray(learning_rate)
     if lam.ndim != 1:
         raise ValueError(f"hessian must be a vector, the diagonal of the Hessian, got shape {lam.shape}")
     if sigma.shape not in ((), lam.shape):
         raise ValueError(f"scale must be a number or have shape {lam.shape} like hessian, got {sigma.shape}")
-    _checks.number("hessian", lam, low=0.0, closed="low")
-    _checks.number("scale", sigma, low=0.0)
-    _checks.number("learning_rate", eta, low=0.0)
     return lam, sigma, eta, _checked_decay(weight_decay)
 
 
 def _checked_decay(weight_decay: ArrayLike) -> Array:
-    _checks.number("weight_decay", weight_decay, low=0.0, closed="low")
+    _checks.scalar("weight_decay", weight_decay, low=0.0, closed="low")
     return jnp.asarray(weight_decay)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .. import _checks
 from ..optimizers import SignSGD
 from ..problems import AbstractIndependentNoise, Gaussian, Problem
 from ..processes import SDE, Instant
@@ -104,17 +105,19 @@ def phase_sde(opt: SignSGD, problem: Problem, phase: int) -> SDE:
 
     **Returns:** an `SDE`, in the clock $t = k \\eta$.
 
-    **Raises:** `ValueError` for another phase, or other noise.
+    **Raises:** `ValueError` for another phase, another optimizer, or other noise.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
     >>> round(phase_sde(js.SignSGD(0.1), problem, 3).drift(0.0, jnp.array([0.1])).item(), 4)
     -0.0798
     """
+    if type(opt) is not SignSGD:
+        raise ValueError(f"the phases are those of SignSGD, got {type(opt).__name__}")
     if phase not in (1, 3):
         raise ValueError(f"phase must be 1 or 3: Phase 2 has bounds of its drift only; got {phase!r}")
     noise = problem.noise
-    if not (noise.independent and isinstance(noise, (Gaussian, AbstractIndependentNoise))):
+    if not (noise.independent and (type(noise) is Gaussian or isinstance(noise, AbstractIndependentNoise))):
         raise ValueError(f"phase_sde needs noise of constant law with independent coordinates, got {type(noise).__name__}")
     statistics, coefficients = (problem.gradient, _signed) if phase == 1 else (eqx.Partial(_linearised, problem), _linear)
     return eqx.tree_at(
@@ -148,6 +151,7 @@ def _linearised(problem: Problem, x: PyTree) -> PyTree:
 
 
 def _normalised(problem: Problem, x: PyTree) -> PyTree:
-    if not isinstance(problem.noise, Gaussian):
+    _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
+    if type(problem.noise) is not Gaussian:
         raise ValueError(f"the phases are those of Gaussian noise, got {type(problem.noise).__name__}")
     return jax.tree.map(lambda g, v: g / jnp.sqrt(2 * v), problem.gradient(x), problem.noise.variance(x))

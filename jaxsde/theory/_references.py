@@ -104,7 +104,7 @@ def birth_death(opt: SignSGD, problem: Problem, offset: float | None = None) -> 
     >>> round(law.variance, 5)
     0.06465
     """
-    if not isinstance(opt, SignSGD):
+    if type(opt) is not SignSGD:
         raise TypeError(f"opt must be a jaxsde.SignSGD, whose chain lives on a lattice, got {type(opt).__name__}")
     if opt.reference_rate is not None:
         raise ValueError("a stationary law needs a constant learning rate, not a schedule")
@@ -114,7 +114,7 @@ def birth_death(opt: SignSGD, problem: Problem, offset: float | None = None) -> 
     if offset is None:
         offsets = (np.arange(_OFFSETS) + 0.5) / _OFFSETS * eta
     else:
-        _checks.number("offset", offset)
+        _checks.scalar("offset", offset)
         offsets = np.array([float(offset)])
     first, last = np.round((left - offsets) / eta), np.round((right - offsets) / eta)
     reach, width = 64, int((last - first).max())
@@ -152,6 +152,7 @@ def density(sde: SDE) -> Density:
     >>> round(law.variance, 5)
     0.06208
     """
+    _checks.instance("sde", sde, SDE, "an optimizer's sde(problem)")
     like = _like(sde.problem)
     state = sde.from_chain(sde.chain.init(like))
     if not isinstance(state, jax.Array):

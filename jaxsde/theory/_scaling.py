@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from .. import _checks
-from ..optimizers import SGD, AbstractOptimizer, SignSGD
+from ..optimizers import SGD, AbstractOptimizer, SignSGD, adjusted, known
 from ..problems import AbstractIndependentNoise, Gaussian, Problem
 
 
@@ -30,14 +30,15 @@ def scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
 
     **Returns:** an optimizer of the same kind.
 
-    **Raises:** `ValueError` where a decay rate would fall below 0.
+    **Raises:** `ValueError` where a decay rate would fall below 0, and for an optimizer that is not one of the above.
 
     >>> import jaxsde as js
     >>> new = scaled(js.AdamW(0.01, b1=0.9, b2=0.99, weight_decay=0.1), 4.0)
     >>> [round(float(v), 4) for v in (new.learning_rate, new.b1, new.b2, new.weight_decay)]
     [0.02, 0.6, 0.96, 0.2]
     """
-    _check(opt, batch_ratio)
+    _check_ratio(batch_ratio)
+    known(opt, "a scaling rule is")
     kappa = batch_ratio if isinstance(opt, SGD) else jnp.sqrt(batch_ratio)
     return _changed(opt, kappa, batch_ratio, batch_ratio, kappa)
 
@@ -55,7 +56,8 @@ def fixed_rate_scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> Abstrac
     >>> round(float(fixed_rate_scaled(js.AdamW(0.01, b1=0.9, b2=0.99, weight_decay=0.1), 4.0).weight_decay), 4)
     0.2
     """
-    _check(opt, batch_ratio)
+    _check_ratio(batch_ratio)
+    known(opt, "a scaling rule is")
     if isinstance(opt, (SGD, SignSGD)):
         raise ValueError(f"{type(opt).__name__} has nothing to scale but its learning rate")
     root = jnp.sqrt(batch_ratio)
@@ -79,12 +81,13 @@ def with_batch(problem: Problem, batch_ratio: ArrayLike) -> Problem:
     1.0
     """
     _check_ratio(batch_ratio)
+    _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     noise = problem.noise
     if not noise.has_variance:
         raise ValueError(f"a mean of {type(noise).__name__} noise without variance does not shrink as one over the root")
-    if isinstance(noise, Gaussian) and noise.matrix is not None:
+    if type(noise) is Gaussian and noise.matrix is not None:
         smaller: Any = Gaussian(covariance=noise.matrix / batch_ratio)
-    elif isinstance(noise, (Gaussian, AbstractIndependentNoise)):
+    elif type(noise) is Gaussian or isinstance(noise, AbstractIndependentNoise):
         scale = jax.tree.map(lambda s: s / jnp.sqrt(batch_ratio), noise.scale)
         smaller = eqx.tree_at(lambda n: n.scale, noise, scale)
     else:
@@ -92,36 +95,19 @@ def with_batch(problem: Problem, batch_ratio: ArrayLike) -> Problem:
     return Problem(problem.loss, smaller)
 
 
-def _check(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> None:
-    if not isinstance(opt, AbstractOptimizer):
-        raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {opt!r}")
-    _check_ratio(batch_ratio)
-
-
 def _check_ratio(batch_ratio: ArrayLike) -> None:
-    _checks.number("batch_ratio", batch_ratio, low=0.0)
-    if jnp.ndim(batch_ratio) > 0:
-        raise ValueError(f"batch_ratio must be one number, got shape {jnp.shape(batch_ratio)}")
+    _checks.scalar("batch_ratio", batch_ratio, low=0.0)
 
 
 def _changed(opt: AbstractOptimizer, kappa: Any, steps: Any, decays: Any, theta: Any) -> AbstractOptimizer:
     """The optimizer with rates times `kappa`, `steps` times fewer steps, 1 - beta times `decays`, and decay times `theta`."""
-    changes: dict[str, Any] = {}
+    rates: dict[str, Any] = {"learning_rate": opt.rate * kappa}
     if callable(opt.learning_rate):
-        changes["learning_rate"] = eqx.Partial(_compressed, opt.learning_rate, kappa, steps)
-        changes["reference_rate"] = opt.rate * kappa
-    else:
-        changes["learning_rate"] = opt.rate * kappa
-    for name in ("decay", "b1", "b2"):
-        if hasattr(opt, name):
-            beta = 1 - decays * (1 - getattr(opt, name))
-            if _checks.is_concrete(beta) and float(beta) < 0:
-                raise ValueError(f"{name} would have to be {float(beta):.4g}, below 0, for a batch this many times larger")
-            changes[name] = beta
-    for name, factor in (("weight_decay", theta), ("eps", 1 / theta), ("initial_scale", 1 / theta**2)):
-        if hasattr(opt, name):
-            changes[name] = getattr(opt, name) * factor
-    return eqx.tree_at(lambda o: [getattr(o, name) for name in changes], opt, list(changes.values()))
+        rates = {
+            "learning_rate": eqx.Partial(_compressed, opt.learning_rate, kappa, steps), "reference_rate": opt.rate * kappa
+        }  # fmt: skip
+    why = "for a batch this many times larger"
+    return adjusted(opt, rates, forgetting=decays, gradient=1 / theta, decay=theta, why=why)
 
 
 def _compressed(schedule: Any, kappa: Any, steps: Any, count: Array) -> Array:

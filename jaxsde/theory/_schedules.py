@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .. import _checks
-from ..optimizers import SGD, AbstractOptimizer, SignSGD
+from ..optimizers import SGD, AbstractOptimizer, SignSGD, known
 from ..problems import Problem
 from ._bounds import LossBound, check_noise, chord
 from ._moments import Law
@@ -33,8 +33,8 @@ def power_schedule(power: float, reference_rate: float) -> Callable[[Any], Any]:
     >>> round(power_schedule(0.5, 0.1)(30), 4)  # t = 3
     0.05
     """
-    _checks.number("power", power, low=0.0, closed="low")
-    _checks.number("reference_rate", reference_rate, low=0.0)
+    _checks.scalar("power", power, low=0.0, closed="low")
+    _checks.scalar("reference_rate", reference_rate, low=0.0)
     return lambda count: reference_rate * (count * reference_rate + 1) ** -power
 
 
@@ -55,7 +55,7 @@ def power_verdict(opt: AbstractOptimizer, problem: Problem, power: float) -> Pow
     >>> power_verdict(js.SGD(0.1), js.Problem(js.Quadratic([0.25]), js.Gaussian(1.0)), 1.0).exponent
     0.5
     """
-    _checks.number("power", power, low=0.0, closed="low")
+    _checks.scalar("power", power, low=0.0, closed="low")
     s = _scheduled_setting(opt, problem)
     mu = float(_curvature(s)[0])
     rate = 2 * mu if isinstance(opt, SGD) else 2 * mu * float(s.slope) / float(jnp.max(s.scale))
@@ -81,6 +81,7 @@ def schedule_integrals(opt: AbstractOptimizer, ts: ArrayLike) -> tuple[Float[np.
     >>> [round(float(p[0]), 4) for p in schedule_integrals(opt, [3.0])]  # near 2 (sqrt 4 - 1) and log 4
     [2.0254, 1.4246]
     """
+    _checks.instance("opt", opt, AbstractOptimizer, "an optimizer such as jaxsde.SGD(0.01)")
     first, second, places = _cells(opt, _times(ts))
     return tuple(np.concatenate([[0.0], np.cumsum(c)])[places] for c in (first, second))  # type: ignore[return-value]
 
@@ -154,7 +155,7 @@ def schedule_loss_bound(
         variance = float(jnp.max(jnp.linalg.eigvalsh(s.noise)) if s.noise.ndim == 2 else jnp.max(s.noise))
         a, b, source = mu, 0.0, trace * variance
     else:
-        kappa = float(s.slope if published else chord(problem, s, start))
+        kappa = float(s.slope if published else chord(s, start))
         a, source = mu * kappa / sigma, trace
         b = 0.5 * eta * a * a
     loss = np.asarray(s.loss(start, jnp.zeros_like(s.dense_hessian)), float)
@@ -196,10 +197,10 @@ def _cells(opt: AbstractOptimizer, times: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _times(ts: ArrayLike) -> np.ndarray:
+    _checks.number("ts", ts, low=0.0, closed="low")
     times = np.asarray(ts, float)
     if times.ndim != 1:
         raise ValueError(f"ts must be a vector of times, got shape {times.shape}")
-    _checks.number("ts", times, low=0.0, closed="low")
     return times
 
 
@@ -212,6 +213,7 @@ def _curvature(s: Setting) -> tuple[Array, Array]:
 
 def _scheduled_setting(opt: AbstractOptimizer, problem: Problem) -> Setting:
     """The setting of the same optimizer at the constant reference rate."""
+    opt = known(opt, "a closed form is")
     if not isinstance(opt, (SGD, SignSGD)):
         raise ValueError(f"schedules have closed forms for SGD and SignSGD, got {type(opt).__name__}")
     s = setting(type(opt)(opt.rate), problem)

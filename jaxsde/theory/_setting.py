@@ -1,13 +1,14 @@
 """What the closed forms need to know of an optimizer and a problem, with the assumptions checked."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from .. import _checks
-from ..optimizers import AbstractOptimizer, SignSGD
-from ..problems import AbstractIndependentNoise, Gaussian, LinearRegression, Problem, Quadratic
+from .._tree import cast
+from ..optimizers import AbstractOptimizer, SignSGD, known
+from ..problems import AbstractIndependentNoise, AbstractNoise, Gaussian, LinearRegression, Problem, Quadratic
 
 
 class Setting(NamedTuple):
@@ -23,6 +24,8 @@ class Setting(NamedTuple):
     """The derivative at 0 of u -> E sign(u + Z / scale)."""
     rate: Float[Array, ""]
     """The learning rate."""
+    law: AbstractNoise
+    """The noise, in the precision of the rest."""
 
     @property
     def diagonal(self) -> bool:
@@ -43,17 +46,21 @@ class Setting(NamedTuple):
 
 def setting(optimizer: AbstractOptimizer, problem: Problem) -> Setting:
     """The quadratic setting; raises `ValueError` that says which assumption of the closed forms fails."""
-    if not isinstance(optimizer, AbstractOptimizer):
-        raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {optimizer!r}")
+    optimizer = known(optimizer, "a closed form is")
+    _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     if optimizer.reference_rate is not None:
         raise ValueError("the closed forms hold for a constant learning rate, not for a schedule")
     loss, noise = problem.loss, problem.noise
-    if isinstance(loss, LinearRegression):
-        loss = _regression_as_quadratic(loss)
-    if not isinstance(loss, Quadratic):
+    # By exact type: a subclass may be another function.
+    if type(loss) is LinearRegression:
+        loss = _regression_as_quadratic(cast(loss, _wide(loss.features)))
+    if type(loss) is not Quadratic:
         raise ValueError(f"the closed forms hold for jaxsde.Quadratic losses, got a {type(loss).__name__}")
-    if not isinstance(noise, (Gaussian, AbstractIndependentNoise)):
+    if not (type(noise) is Gaussian or isinstance(noise, AbstractIndependentNoise)):
         raise ValueError(f"the closed forms hold for noise of constant law, got {type(noise).__name__}")
+    # Numbers of low precision are taken as they are; the arithmetic is not done in it.
+    dtype = _wide(loss.hessian)
+    problem, loss, noise = cast((problem, loss, noise), dtype)
     hessian = loss.hessian
     d = hessian.shape[0]
     x = jnp.zeros(d, hessian.dtype)
@@ -73,11 +80,12 @@ def setting(optimizer: AbstractOptimizer, problem: Problem) -> Setting:
     slope = noise.slope.astype(x.dtype)
     covariance = noise.variance(x) if diagonal else noise.covariance(x)
     minimum = jnp.broadcast_to(0.0 if loss.minimum is None else loss.minimum, (d,)).astype(x.dtype)
-    return Setting(hessian, minimum, covariance.astype(x.dtype), scale, slope, optimizer.rate.astype(x.dtype))
+    return Setting(hessian, minimum, covariance.astype(x.dtype), scale, slope, optimizer.rate.astype(x.dtype), noise)
 
 
 def as_start(x0: ArrayLike, s: Setting) -> Float[Array, " d"]:
     """`x0` as a vector of the setting."""
+    _checks.number("x0", x0)
     x0 = jnp.asarray(x0, s.hessian.dtype)
     if x0.shape != s.minimum.shape:
         raise ValueError(f"x0 must have shape {s.minimum.shape} like the Hessian, got {x0.shape}")
@@ -85,12 +93,17 @@ def as_start(x0: ArrayLike, s: Setting) -> Float[Array, " d"]:
 
 
 def as_times(ts: ArrayLike, s: Setting) -> Float[Array, " n"]:
-    """`ts` as a vector of times."""
+    """`ts` as a vector of times, in any order."""
+    _checks.number("ts", ts, low=0.0, closed="low")
     ts = jnp.asarray(ts, s.hessian.dtype)
     if ts.ndim != 1:
         raise ValueError(f"ts must be a vector of times, got shape {ts.shape}")
-    _checks.number("ts", ts, low=0.0, closed="low")
     return ts
+
+
+def _wide(array: Array) -> Any:
+    """The dtype of the closed forms: the array's own, if that is not below single precision."""
+    return jnp.promote_types(array.dtype, jnp.float32)
 
 
 def _regression_as_quadratic(loss: LinearRegression) -> Quadratic:

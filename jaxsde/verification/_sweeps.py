@@ -55,7 +55,7 @@ def _rate(opt: Any, scale: float, expected: float, seeds: int, number: int) -> t
     problem = Problem(Quadratic([1.0]), Gaussian(scale))
     # Down to a fifth of the start, before the floor matters; its known size is taken off.
     steps = round(1.6 / expected / float(opt.rate) / 20) * 20
-    floor = 0.25 * float(opt.rate) * (np.sqrt(np.pi / 2) * scale if isinstance(opt, SignSGD) else scale**2)
+    floor = 0.25 * float(opt.rate) * {SignSGD: np.sqrt(np.pi / 2) * scale, SGD: scale**2}[type(opt)]
     x0 = jnp.array([0.4 * scale])
     run = simulate(
         opt.chain(problem), x0, steps=steps, every=steps // 20, seeds=seeds, key=key(number), progress=False,
