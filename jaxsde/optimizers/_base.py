@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,6 +21,8 @@ LearningRate = float | Array | Callable[[Any], Any]
 class AbstractOptimizer(eqx.Module):
     """An optimizer: hyperparameters as pytree leaves, an Optax transform and an SDE."""
 
+    models: ClassVar[tuple[str, ...]] = ("compagnoni",)
+    """The SDE's models: what `sde` takes as `model`."""
     learning_rate: eqx.AbstractVar[Any]
     reference_rate: eqx.AbstractVar[Float[Array, ""] | None]
 
@@ -35,6 +37,10 @@ class AbstractOptimizer(eqx.Module):
     def chain(self, problem: Problem) -> Chain:
         """The optimizer run on stochastic gradients of `problem`."""
         return Chain(self.transform, problem, self.rate, eqx.Partial(self.sde, problem))
+
+    def check_model(self, model: str) -> None:
+        """Raises `ValueError` unless `model` is one of the optimizer's."""
+        _checks.choice(f"{type(self).__name__}'s model", model, self.models)
 
     @property
     def rate(self) -> Float[Array, ""]:

@@ -1,7 +1,7 @@
 """SignSGD: the Optax transform and the SDE."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .. import _checks
 from ..problems import Problem, Signs, sign_deviation
 from ..processes import SDE
 from ._base import AbstractOptimizer, LearningRate, as_learning_rate, as_reference_rate, check_rates, itself, parameters
@@ -29,6 +28,7 @@ class SignSGD(AbstractOptimizer):
     [-0.5]
     """
 
+    models: ClassVar[tuple[str, ...]] = ("compagnoni", "ode")
     learning_rate: Any
     reference_rate: Float[Array, ""] | None
 
@@ -58,7 +58,7 @@ class SignSGD(AbstractOptimizer):
 
         **Raises:** `ValueError` for another model.
         """
-        _checks.choice("model", model, ("compagnoni", "ode"))
+        self.check_model(model)
         noise = problem.noise
         return SDE(
             statistics=eqx.Partial(_signs, problem),
