@@ -112,7 +112,7 @@ def burn_in(mean: Any, stderr: Any, without: Any = None) -> tuple[int, bool]:
     start = int(np.argmin((squares - sums**2 / lengths) / lengths**2))
     middle = (start + n) // 2
 
-    def halves(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def halves(curves: np.ndarray) -> tuple[np.ndarray | np.floating, np.ndarray | np.floating]:
         return np.mean(curves[..., start:middle], axis=-1), np.mean(curves[..., middle:], axis=-1)
 
     if without is None:

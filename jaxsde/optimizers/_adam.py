@@ -221,7 +221,7 @@ def _sde(optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, model: 
 
 
 def _coefficients(
-    optimizer: Adam | AdamW, weight_decay: Array, model: str, t: Array, y: AdamState, statistics: GradientStatistics
+    optimizer: Adam | AdamW, weight_decay: Array, model: str, t: Array | float, y: AdamState, statistics: GradientStatistics
 ) -> tuple[AdamState, Any]:
     rate, eta = optimizer.relative_rate(t), optimizer.rate
     rho1, rho2 = (1 - optimizer.b1) / eta, (1 - optimizer.b2) / eta
@@ -255,7 +255,7 @@ def _coefficients(
 
 
 def _second_order(
-    optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, t: Array, y: AdamState, x: PyTree
+    optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, t: Array | float, y: AdamState, x: PyTree
 ) -> tuple[AdamState, Any]:
     eta = optimizer.rate
     rho1, rho2 = (1 - optimizer.b1) / eta, (1 - optimizer.b2) / eta

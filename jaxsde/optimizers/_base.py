@@ -47,7 +47,7 @@ class AbstractOptimizer(eqx.Module):
         """$\\eta$: the learning rate, or with a schedule its reference rate. One step lasts $\\eta$."""
         return self.learning_rate if self.reference_rate is None else self.reference_rate
 
-    def relative_rate(self, t: Array) -> Array | float:
+    def relative_rate(self, t: Array | float) -> Array | float:
         """$\\eta_t$, the schedule at time $t$ over the reference rate; 1 without a schedule."""
         if self.reference_rate is None:
             return 1.0

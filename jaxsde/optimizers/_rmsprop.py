@@ -221,7 +221,12 @@ def _sde(optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, m
 
 
 def _coefficients(
-    optimizer: RMSprop | RMSpropW, weight_decay: Array, model: str, t: Array, y: RMSpropState, statistics: GradientStatistics
+    optimizer: RMSprop | RMSpropW,
+    weight_decay: Array,
+    model: str,
+    t: Array | float,
+    y: RMSpropState,
+    statistics: GradientStatistics,
 ) -> tuple[RMSpropState, Any]:
     rate, eta = optimizer.relative_rate(t), optimizer.rate
     rho = (1 - optimizer.decay) / eta
@@ -255,7 +260,7 @@ def _diffusion(scale: Array, denominator: PyTree, root: Any, dw: PyTree) -> RMSp
 
 
 def _second_order(
-    optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, t: Array, y: RMSpropState, x: PyTree
+    optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, t: Array | float, y: RMSpropState, x: PyTree
 ) -> tuple[RMSpropState, Any]:
     eta = optimizer.rate
     rho = (1 - optimizer.decay) / eta

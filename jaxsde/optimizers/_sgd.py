@@ -96,7 +96,7 @@ def _statistics(problem: Problem, model: str, eta: Array, x: PyTree) -> _Statist
     return _Statistics(gradient, None if model == "ode" else problem.noise.root(x))
 
 
-def _coefficients(sgd: SGD, t: Array, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:
+def _coefficients(sgd: SGD, t: Array | float, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:
     rate = sgd.relative_rate(t)
     drift = jax.tree.map(lambda g: -rate * g, statistics.gradient)
     if statistics.root is None:

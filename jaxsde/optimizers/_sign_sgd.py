@@ -76,7 +76,7 @@ def _signs(problem: Problem, x: PyTree) -> Signs:
     return problem.noise.signs(problem.gradient(x), x)
 
 
-def _coefficients(sign_sgd: SignSGD, model: str, t: Array, x: PyTree, signs: Signs) -> tuple[PyTree, Any]:
+def _coefficients(sign_sgd: SignSGD, model: str, t: Array | float, x: PyTree, signs: Signs) -> tuple[PyTree, Any]:
     rate = sign_sgd.relative_rate(t)
     drift = jax.tree.map(lambda s: -rate * s, signs.mean)
     if model == "ode":

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
 
 from .. import _checks
+from .._typing import ArrayLike
 from ..optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, SignSGD
 from ..problems import Problem
 from ._linear import LinearRecursion

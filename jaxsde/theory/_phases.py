@@ -122,12 +122,12 @@ def phase_sde(opt: SignSGD, problem: Problem, phase: int) -> SDE:
     )
 
 
-def _signed(opt: SignSGD, t: Array, x: PyTree, gradient: PyTree) -> tuple[PyTree, None]:
+def _signed(opt: SignSGD, t: Array | float, x: PyTree, gradient: PyTree) -> tuple[PyTree, None]:
     rate = opt.relative_rate(t)
     return jax.tree.map(lambda g: -rate * jnp.sign(g), gradient), None
 
 
-def _linear(opt: SignSGD, t: Array, x: PyTree, mean_sign: PyTree) -> tuple[PyTree, Any]:
+def _linear(opt: SignSGD, t: Array | float, x: PyTree, mean_sign: PyTree) -> tuple[PyTree, Any]:
     rate = opt.relative_rate(t)
     return jax.tree.map(lambda s: -rate * s, mean_sign), eqx.Partial(_diffusion, rate * jnp.sqrt(opt.rate), mean_sign)
 

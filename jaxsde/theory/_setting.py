@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from .. import _checks
+from .._typing import ArrayLike
 from ..optimizers import AbstractOptimizer, SignSGD
 from ..problems import AbstractIndependentNoise, Gaussian, LinearRegression, Problem, Quadratic
 
