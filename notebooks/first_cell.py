@@ -1,6 +1,7 @@
 """The first code cell of every notebook, after this docstring; `location.py` writes it into them."""
 
-ADDRESS = ""  # Set this to install jaxsde from elsewhere than a folder above: the address of a Git repository that you trust.
+# Set this to install jaxsde from elsewhere than a folder above: the address of a Git repository that you trust.
+ADDRESS = ""
 
 import glob
 import importlib.util

@@ -20,8 +20,8 @@ def first_cell(address: str = "") -> str:
     text = (_HERE / "first_cell.py").read_text()
     docstring = ast.parse(text).body[0].end_lineno
     code = "".join(text.splitlines(keepends=True)[docstring:]).strip()
-    assert code.startswith('ADDRESS = ""')
-    return code.replace('ADDRESS = ""', f"ADDRESS = {json.dumps(address)}", 1)
+    assert code.count('\nADDRESS = ""\n') == 1
+    return code.replace('\nADDRESS = ""\n', f"\nADDRESS = {json.dumps(address)}\n")
 
 
 def located(text: str, name: str, address: str = "") -> str:
@@ -49,6 +49,10 @@ def notebooks() -> list[pathlib.Path]:
 if __name__ == "__main__":
     if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):
         sys.exit(__doc__)
-    for path in notebooks():
-        path.write_text(located(path.read_text(), path.name, *sys.argv[1:]))
+    try:
+        texts = {path: located(path.read_text(), path.name, *sys.argv[1:]) for path in notebooks()}
+    except ValueError as error:
+        sys.exit(str(error))
+    for path, text in texts.items():
+        path.write_text(text)
         print(path.name)

@@ -56,7 +56,7 @@ def test_an_address_brings_a_badge_and_an_install_and_both_go_again(path):
     given = location.located(bare, path.name, ELSEWHERE)
     title, code = ("".join(json.loads(given)["cells"][i]["source"]) for i in (0, 3))
     assert f"/github/someone/their-copy/blob/main/notebooks/{path.name})\n\n# " in title
-    assert code.startswith(f'ADDRESS = "{ELSEWHERE}"  # ')
+    assert f'\nADDRESS = "{ELSEWHERE}"\n' in code
     assert location.located(given, path.name, ELSEWHERE) == given and location.located(given, path.name) == bare
     with pytest.raises(ValueError, match="the address must begin with"):
         location.located(bare, path.name, "someone/their-copy")
