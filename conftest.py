@@ -1,8 +1,11 @@
-"""Names that the doctests may use without importing them."""
+"""Names that the doctests may use, and where annotations are checked: in all tests but those of errors."""
+
+import inspect
 
 import diffrax
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import optax
 import pytest
 
@@ -10,3 +13,15 @@ import pytest
 @pytest.fixture(autouse=True)
 def _doctest_names(doctest_namespace):
     doctest_namespace.update(jax=jax, jnp=jnp, optax=optax, diffrax=diffrax)
+
+
+@pytest.fixture(autouse=True)
+def _errors_are_the_packages_own(request):
+    """A test that expects errors may hand over what the annotations forbid: the check of annotations, whose error is a
+    TypeError as well, must not come before the package's own."""
+    function = getattr(request.node, "function", None)
+    disabled = jaxtyping.config.jaxtyping_disable
+    if function is not None and "pytest.raises(" in inspect.getsource(function):
+        jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", disabled)

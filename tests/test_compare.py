@@ -80,7 +80,8 @@ def test_many_coordinates_are_summed_up_and_missing_theory_is_named(tmp_path):
 
 def test_the_command_writes_a_table_a_picture_and_a_file(tmp_path):
     command = [sys.executable, "-c", "from jaxsde.cli import main; main()", "compare", "adamw", "--out", str(tmp_path)]
-    done = subprocess.run([*command, "--steps", "100", "--seeds", "200", "--substeps", "1"], capture_output=True, text=True)
+    run = ("--steps", "100", "--seeds", "200", "--substeps", "1", "--hessian", "1 0; 0 2", "--model", "compagnoni-full")
+    done = subprocess.run([*command, *run], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "stationary loss" in done.stdout
     assert (tmp_path / "jaxsde-adamw-quadratic.png").stat().st_size > 10_000

@@ -1,5 +1,6 @@
 """Laplace, uniform and alpha-stable noise, and the covariance of correlated signs, against SciPy and brute force."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,13 +48,12 @@ def test_draws_have_the_law(noise, law):
 def test_pytrees_and_scales_by_coordinate():
     params = {"a": jnp.zeros(2), "b": jnp.zeros(())}
     noise = js.Laplace({"a": jnp.array([1.0, 2.0]), "b": jnp.asarray(0.5)})
-    variance = noise.variance(params)
-    np.testing.assert_allclose(variance["a"], [2.0, 8.0])
+    chex.assert_trees_all_close(noise.variance(params), {"a": jnp.array([2.0, 8.0]), "b": jnp.array(0.5)})
     run = js.simulate(
         js.SignSGD(0.1).sde(js.Problem(lambda p: jnp.sum(p["a"] ** 2) + p["b"] ** 2, noise)), params,
         steps=2, seeds=4, key=jax.random.key(0),
     )  # fmt: skip
-    assert np.all(np.isfinite(run["loss"].mean))
+    chex.assert_tree_all_finite(run["loss"].mean)
 
 
 @pytest.mark.parametrize(

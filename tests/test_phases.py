@@ -1,5 +1,6 @@
 """SignSGD's phases and the bounds in each: against SciPy and the SDE itself."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,16 +29,18 @@ def test_the_lines_of_phase_2_enclose_erf():
 def test_phases_and_their_sdes():
     x = {"a": jnp.array([3.0, -1.6]), "b": jnp.array(0.2)}
     problem = js.Problem(lambda p: 0.5 * jnp.sum(p["a"] ** 2) + 0.5 * p["b"] ** 2, js.Gaussian(1.0))
-    assert jax.tree.map(lambda v: v.tolist(), js.theory.phase(problem, x)) == {"a": [1, 2], "b": 3}
+    chex.assert_trees_all_equal(js.theory.phase(problem, x), {"a": jnp.array([1, 2]), "b": jnp.array(3)})
     opt = js.SignSGD(ETA)
     drift, diffusion = js.theory.phase_sde(opt, problem, 1).fields(0.0, x)
-    assert drift["a"].tolist() == [-1, 1] and diffusion is None
+    chex.assert_trees_all_equal(drift, {"a": jnp.array([-1.0, 1.0]), "b": jnp.array(-1.0)})
+    assert diffusion is None
     drift, diffusion = js.theory.phase_sde(opt, problem, 3).fields(0.0, x)
     slope = np.sqrt(2 / np.pi)
-    np.testing.assert_allclose(drift["a"], [-3 * slope, 1.6 * slope], rtol=1e-6)
+    chex.assert_trees_all_close(drift, jax.tree.map(lambda leaf: -slope * leaf, x), rtol=1e-6)
     spread = diffusion(jax.tree.map(jnp.ones_like, x))
-    np.testing.assert_allclose(spread["a"], 0, atol=1e-7)  # where it would be the root of a negative number
-    np.testing.assert_allclose(spread["b"], -np.sqrt(ETA * (1 - 2 / np.pi * 0.04)), rtol=1e-6)
+    # None where it would be the root of a negative number.
+    expected = {"a": jnp.zeros(2), "b": -jnp.sqrt(ETA * (1 - 2 / np.pi * 0.2**2))}
+    chex.assert_trees_all_close(spread, expected, rtol=1e-6, atol=1e-7)
     with pytest.raises(ValueError, match="Phase 2"):
         js.theory.phase_sde(opt, problem, 2)
     correlated = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(covariance=jnp.array([[1.0, 0.5], [0.5, 1.0]])))

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,8 +109,7 @@ def test_a_phase_without_records_has_no_rate():
 def test_samples_give_the_curves_that_streamed_statistics_give():
     samples, jackknife = (_curves(_simulated(name)["loss"]) for name in ("samples", "jackknife"))
     # Streamed in float32, and the first loss has no spread at all.
-    for ours, theirs in zip(samples, jackknife, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-8)
+    chex.assert_trees_all_close(samples, jackknife, rtol=2e-4, atol=1e-8)
     moments = _curves(_simulated("moments")["loss"])
     assert moments.without is None
     np.testing.assert_allclose(samples.stderr, moments.stderr, rtol=2e-4, atol=1e-8)

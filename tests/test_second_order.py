@@ -1,5 +1,6 @@
 """Second-order SDEs: one-step moments against quadrature, drifts by hand, states at the edge, and what is refused."""
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -259,8 +260,8 @@ def test_v_at_and_below_zero_and_no_memory_give_finite_numbers(opt):
     drift = eqx.filter_jit(sde.drift)(0.1, y)
     kick = eqx.filter_jit(lambda y: sde.diffusion(0.1, y)(jax.tree.map(jnp.ones_like, sde.noise_shaped(y))))(y)
     for change in (drift, kick):
-        assert jax.tree.map(lambda a: (a.shape, a.dtype), change) == jax.tree.map(lambda a: (a.shape, a.dtype), y)
-        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(change))
+        chex.assert_trees_all_equal_shapes_and_dtypes(change, y)
+        chex.assert_tree_all_finite(change)
     assert drift.x["w"][1] == 0 and kick.x["w"][1] == 0
 
 

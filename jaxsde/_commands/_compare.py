@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from .. import reporting
 from .._extras import require
@@ -18,8 +18,6 @@ class Compare(Setup):
     problem.
     """
 
-    model: Literal["compagnoni", "compagnoni-drift", "malladi", "second-order", "ode"] = "compagnoni"
-    """The SDE's model."""
     steps: int | None = None
     """Optimizer steps. Default 1500 (quadratic, saddle), 300 (breast-cancer), 100 (digits)."""
     seeds: int | None = None

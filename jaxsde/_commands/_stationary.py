@@ -22,8 +22,6 @@ class Stationary(Setup):
     zero from two runs.
     """
 
-    model: str = "compagnoni"
-    """The SDE's model."""
     steps: int | None = None
     """Optimizer steps; by default as many as it takes."""
     seeds: int = 20_000

@@ -22,8 +22,6 @@ class WeakError(Setup):
     """The time of comparison."""
     start_time: float | None = None
     """Adaptive methods: true optimizer steps go before the SDE up to this time."""
-    model: str = "compagnoni"
-    """The SDE's model."""
     seeds: int = 50_000
     """Noise seeds."""
     substeps: int = 4

@@ -31,8 +31,8 @@ class Curves(NamedTuple):
     mean: np.ndarray | None
     covariance: np.ndarray | None
 
-    def at(self, records: slice) -> "Curves":
-        """The curves at some of the times."""
+    def at(self, records: slice | int) -> "Curves":
+        """The curves at some places of their first axis."""
         return Curves(*(None if c is None else c[records] for c in self))  # type: ignore[arg-type]
 
 
@@ -249,7 +249,7 @@ def _estimates(ts: np.ndarray, ensemble: Ensemble, window: slice | None) -> dict
     """Every quantity with its jackknife standard error."""
     dtype, left_out = ensemble["loss"].total.mean.dtype, _curves_of(ensemble, lambda s: s.left_out)
     values, groups = _quantities(ts, _whole(ensemble), window), len(left_out.loss)
-    parts = [_quantities(ts, Curves(*(None if c is None else c[g] for c in left_out)), window) for g in range(groups)]
+    parts = [_quantities(ts, left_out.at(g), window) for g in range(groups)]
     estimates = {}
     for name, value in values.items():
         left_out = np.array([part[name] for part in parts])

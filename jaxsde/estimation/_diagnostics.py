@@ -118,7 +118,7 @@ def trendless(mean: np.ndarray, stderr: np.ndarray, without: np.ndarray | None =
     """Whether the averages over a curve's two halves agree within `limit` standard errors; arguments as in [`burn_in`][]."""
     middle = mean.size // 2
 
-    def halves(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def halves(curves: np.ndarray) -> tuple[np.ndarray | np.floating, np.ndarray | np.floating]:
         return np.mean(curves[..., :middle], axis=-1), np.mean(curves[..., middle:], axis=-1)
 
     if without is None:

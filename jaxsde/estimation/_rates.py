@@ -69,7 +69,7 @@ class _Floor(NamedTuple):
     fixed: float
     tail: np.ndarray
 
-    def of(self, mean: np.ndarray) -> np.ndarray:
+    def of(self, mean: np.ndarray) -> Any:
         return self.fixed + mean @ self.tail
 
 

@@ -218,8 +218,8 @@ class _Paths(NamedTuple):
 
 
 def _paths(process: Any, x0: Any, grid: _Grid, kept: int, key: Any, **common: Any) -> _Paths:
-    run = dict(steps=grid.steps, every=grid.stride, seeds=kept, key=key, observe={"x": flat}, reduce=Samples(), **common)
-    values = simulate(process, x0, **run)["x"].values
+    common |= dict(steps=grid.steps, every=grid.stride)
+    values = simulate(process, x0, seeds=kept, key=key, observe={"x": flat}, reduce=Samples(), **common)["x"].values
     samples = np.asarray(values, float)
     finite = np.all(np.isfinite(samples), axis=(0, 2))
     samples = samples[grid.start :, finite]

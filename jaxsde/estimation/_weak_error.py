@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, _random
-from .._tree import flat, is_sampler
+from .._tree import cast, flat, is_sampler
 from ..optimizers import AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, adjusted, known
 from ..problems import Problem
 from ..processes import SDE
@@ -167,7 +167,7 @@ def weak_error(
         for name, side in (("optimizer", discrete), ("SDE", coarse), ("SDE", fine)):
             if side.diverged[-1] > seeds - 2:
                 lost = divergence(side.diverged, seeds, side.ts)
-                raise ValueError(f"at the learning rate {rate:g} {lost} of the {name}: there is no expectation to compare")
+                raise ValueError(f"at the learning rate {rates[i]:g} {lost} of the {name}: there is no expectation to compare")
         sides.append((discrete, coarse, fine, _ode(sde, x0, count, substeps, functions)))
     errors = {name: _function_error(name, rates, sides) for name in functions}
     title = f"{type(opt).__name__} on {type(problem.loss).__name__} with {type(problem.noise).__name__} noise, {model}"
@@ -220,8 +220,9 @@ def _ode(sde: SDE, x0: Any, steps: int, substeps: int, functions: Mapping[str, A
         if companion is None:
             return None
         mean = tangent_law(companion, steps, jnp.arange(2) * steps, refined).mean
-        end = jax.tree.map(lambda m: m[-1], mean)
-        functions = cast(dict(functions), flat(end).dtype)
+        dtype = flat(companion.tangent.start).dtype
+        end = jax.tree.map(lambda m, dtype=dtype: jnp.asarray(m[-1], dtype), mean)
+        functions = cast(dict(functions), dtype)
         values.append({name: float(f(end)) for name, f in functions.items()})
     return {name: 2 * values[1][name] - values[0][name] for name in functions}
 

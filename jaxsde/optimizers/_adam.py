@@ -1,6 +1,6 @@
 """Adam and AdamW: the Optax transforms and the SDEs."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -68,6 +68,7 @@ class Adam(AbstractOptimizer):
     ValueError: b1 must lie in [0, 1), got 1.0
     """
 
+    models: ClassVar[tuple[str, ...]] = _MODELS
     learning_rate: Any
     b1: Float[Array, ""]
     b2: Float[Array, ""]
@@ -110,6 +111,7 @@ class AdamW(AbstractOptimizer):
     Array(True, dtype=bool)
     """
 
+    models: ClassVar[tuple[str, ...]] = _MODELS
     learning_rate: Any
     b1: Float[Array, ""]
     b2: Float[Array, ""]
@@ -183,7 +185,7 @@ class AdamW(AbstractOptimizer):
 
 def _sde(optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, model: str, start_steps: int) -> SDE:
     check_problem(problem)
-    _checks.choice("model", model, _MODELS)
+    optimizer.check_model(model)
     check_covariance(problem, type(optimizer).__name__)
     common: dict[str, Any] = dict(
         position=position,

@@ -2,13 +2,12 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .. import _checks
@@ -21,6 +20,8 @@ LearningRate = float | Array | Callable[[Any], Any]
 class AbstractOptimizer(eqx.Module):
     """An optimizer: hyperparameters as pytree leaves, an Optax transform and an SDE."""
 
+    models: ClassVar[tuple[str, ...]] = ("compagnoni",)
+    """The SDE's models: what `sde` takes as `model`."""
     learning_rate: eqx.AbstractVar[Any]
     reference_rate: eqx.AbstractVar[Float[Array, ""] | None]
 
@@ -36,6 +37,10 @@ class AbstractOptimizer(eqx.Module):
         """The optimizer run on stochastic gradients of `problem`."""
         check_problem(problem)
         return Chain(self.transform, problem, self.rate, eqx.Partial(self.sde, problem))
+
+    def check_model(self, model: str) -> None:
+        """Raises `ValueError` unless `model` is one of the optimizer's."""
+        _checks.choice(f"{type(self).__name__}'s model", model, self.models)
 
     @property
     def rate(self) -> Float[Array, ""]:
@@ -155,10 +160,7 @@ def gradient_innovation(problem: Problem) -> Any:
     if noise.independent and noise.has_variance:
         return eqx.Partial(_standardised, problem)
     if type(noise) is Gaussian:
-        values, vectors = jnp.linalg.eigh(noise.matrix)
-        kept = values > 1e-6 * jnp.max(values)
-        inverse_root = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
-        return eqx.Partial(_whitened, problem, (vectors * inverse_root) @ vectors.T)
+        return eqx.Partial(_whitened, problem)
     return None
 
 
@@ -173,9 +175,9 @@ def _standardised(problem: Problem, x: Any, gradient: Any) -> Any:
     return jax.tree.map(over, _noise(problem, x, gradient), problem.noise.variance(x))
 
 
-def _whitened(problem: Problem, inverse_root: Array, x: Any, gradient: Any) -> Any:
-    noise, unravel = ravel_pytree(_noise(problem, x, gradient))
-    return unravel(inverse_root.astype(noise.dtype) @ noise)
+def _whitened(problem: Problem, x: Any, gradient: Any) -> Any:
+    law: Any = problem.noise
+    return law.whiten(_noise(problem, x, gradient))
 
 
 def second_moment(y: Any) -> Any:

@@ -1,6 +1,6 @@
 """RMSprop and RMSpropW: the Optax transforms and the SDEs."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -36,6 +36,8 @@ from ._second_order import (
     square_noise,
 )
 
+_MODELS = ("compagnoni", "compagnoni-full", "malladi", "second-order", "ode")
+
 
 class RMSpropState(NamedTuple):
     """State of RMSprop's SDE: parameters and the mean square of the gradient, shaped alike."""
@@ -65,6 +67,7 @@ class RMSprop(AbstractOptimizer):
     Array(True, dtype=bool)
     """
 
+    models: ClassVar[tuple[str, ...]] = _MODELS
     learning_rate: Any
     decay: Float[Array, ""]
     eps: Float[Array, ""]
@@ -108,6 +111,7 @@ class RMSpropW(AbstractOptimizer):
     ValueError: weight_decay must lie in [0, inf), got -1.0
     """
 
+    models: ClassVar[tuple[str, ...]] = _MODELS
     learning_rate: Any
     decay: Float[Array, ""]
     eps: Float[Array, ""]
@@ -181,7 +185,7 @@ def _scale(optimizer: RMSprop | RMSpropW) -> optax.GradientTransformation:
 
 def _sde(optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, model: str, start_steps: int) -> SDE:
     check_problem(problem)
-    _checks.choice("model", model, ("compagnoni", "compagnoni-full", "malladi", "second-order", "ode"))
+    optimizer.check_model(model)
     check_covariance(problem, type(optimizer).__name__)
     common: dict[str, Any] = dict(
         position=position,

@@ -1,6 +1,6 @@
 """SGD: the Optax transform and the SDE."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .. import _checks
 from ..problems import Problem
 from ..processes import SDE, Instant
 from ._base import (
@@ -39,6 +38,7 @@ class SGD(AbstractOptimizer):
     [-0.10000000149011612]
     """
 
+    models: ClassVar[tuple[str, ...]] = ("compagnoni", "second-order", "ode")
     learning_rate: Any
     reference_rate: Float[Array, ""] | None
 
@@ -64,7 +64,7 @@ class SGD(AbstractOptimizer):
         **Raises:** `ValueError` for another model, noise without a covariance, or a schedule with `"second-order"`.
         """
         check_problem(problem)
-        _checks.choice("model", model, ("compagnoni", "second-order", "ode"))
+        self.check_model(model)
         if model != "ode":
             check_covariance(problem, "SGD")
         if model == "second-order":

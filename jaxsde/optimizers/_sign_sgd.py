@@ -1,7 +1,7 @@
 """SignSGD: the Optax transform and the SDE."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .. import _checks
 from ..problems import Problem, Signs, sign_deviation
 from ..processes import SDE, Instant
 from ._base import AbstractOptimizer, LearningRate, as_rates, check_problem, itself, parameters
@@ -30,6 +29,7 @@ class SignSGD(AbstractOptimizer):
     [-0.5]
     """
 
+    models: ClassVar[tuple[str, ...]] = ("compagnoni", "ode")
     learning_rate: Any
     reference_rate: Float[Array, ""] | None
 
@@ -57,7 +57,7 @@ class SignSGD(AbstractOptimizer):
         **Raises:** `ValueError` for another model.
         """
         check_problem(problem)
-        _checks.choice("model", model, ("compagnoni", "ode"))
+        self.check_model(model)
         noise = problem.noise
         return SDE(
             statistics=eqx.Partial(_signs, problem),
@@ -67,7 +67,7 @@ class SignSGD(AbstractOptimizer):
             chain=self.chain(problem),
             start_steps=0,
             noise_like=noise.sign_increments_like,
-            innovation=eqx.Partial(_innovation, problem) if noise.independent_signs else None,
+            innovation=eqx.Partial(_innovation, problem) if noise.independent else None,
         )
 
 
@@ -88,10 +88,15 @@ def _diffusion(scale: Array, root: Callable[[PyTree], PyTree], dw: PyTree) -> Py
 
 
 def _innovation(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
-    """The sign of a stochastic gradient, minus its mean, over its standard deviation."""
+    """The sign of a stochastic gradient, minus its mean, over its standard deviation.
 
-    def standardised(g: Array, s: Array, nonzero: Array) -> Array:
-        deviation = sign_deviation(s, nonzero)
-        return jnp.where(deviation > 0, (jnp.sign(g) - s) / jnp.where(deviation > 0, deviation, 1), 0)
+    Where the sign is certain, the sign of the noise stands in: it is not, and has mean 0 and variance 1 as well, since the
+    laws are symmetric. A control's exact law counts a variance of 1 at every step, whatever the past.
+    """
 
-    return jax.tree.map(standardised, gradient, *problem.noise.sign_moments(problem.gradient(x), x))
+    def standardised(g: Array, f: Array, mean: Array, nonzero: Array) -> Array:
+        deviation = sign_deviation(mean, nonzero)
+        return jnp.where(deviation > 0, (jnp.sign(g) - mean) / jnp.where(deviation > 0, deviation, 1), jnp.sign(g - f))
+
+    mean_gradient = problem.gradient(x)
+    return jax.tree.map(standardised, gradient, mean_gradient, *problem.noise.sign_moments(mean_gradient, x))

@@ -1,6 +1,7 @@
 """Gaussian noise."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,6 +16,9 @@ from . import _normal_signs
 from ._noise import AbstractNoise, as_scale, fit, independent_signs, mixed, nonzero, over, scaled
 from ._numbers import real
 from ._sign_covariance import sign_covariance
+
+# Of the largest eigenvalue of a covariance: below this share there is no noise.
+_NEGLIGIBLE = 1e-12
 
 
 class Gaussian(AbstractNoise):
@@ -37,14 +41,16 @@ class Gaussian(AbstractNoise):
     scale: PyTree[Array] | None
     matrix: Float[Array, "d d"] | None
     _factor: Float[Array, "d d"] | None
+    _inverse: Float[Array, "d d"] | None
 
     def __init__(self, scale: PyTree[ArrayLike] | None = None, *, covariance: ArrayLike | None = None):
         if (scale is None) == (covariance is None):
             raise TypeError("Gaussian takes either scale or covariance=, and exactly one of them")
         self.scale = None if scale is None else as_scale(scale, "scale")
-        self.matrix = self._factor = None
+        self.matrix = self._factor = self._inverse = None
         if covariance is not None:
-            self.matrix, self._factor = _checked_factor(real("covariance", covariance))
+            self.matrix, *roots = _checked_factor(real("covariance", covariance))
+            self._factor, self._inverse = (jnp.asarray(root) for root in roots)
 
     def __check_init__(self):
         for leaf in jax.tree.leaves(self.scale):
@@ -80,6 +86,11 @@ class Gaussian(AbstractNoise):
             return eqx.Partial(scaled, fit(self.scale, params, "scale"))
         return eqx.Partial(mixed, self._factor)
 
+    def whiten(self, noise: PyTree) -> PyTree:
+        """The increment that the map `root` takes to this noise; correlated noise alone has need of it."""
+        assert self._inverse is not None
+        return mixed(self._inverse, noise)
+
     def covariance(self, params: PyTree) -> Float[Array, "d d"]:
         if self.matrix is None:
             return jnp.diag(flat(self.variance(params)))
@@ -112,15 +123,21 @@ class Gaussian(AbstractNoise):
         return sign_covariance(ratio, flat(variance), over(over(self.matrix.astype(ratio.dtype), one[:, None]), one))
 
 
-def _checked_factor(covariance: Array) -> tuple[Array, Array]:
-    """A covariance and its symmetric square root."""
+def _checked_factor(covariance: Array) -> tuple[Array, Array, Array]:
+    """A covariance, its symmetric square root, and the inverse of that, where there is noise."""
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
         raise ValueError(f"covariance must be a matrix of shape (d, d), got shape {covariance.shape}")
-    values, vectors = jnp.linalg.eigh(covariance)
-    if _checks.is_concrete(covariance):
-        matrix, spectrum = np.asarray(covariance), np.asarray(values)
+    # In double precision, where the numbers are known: single precision leaves nothing of small eigenvalues.
+    known = _checks.is_concrete(covariance)
+    xp: Any = np if known else jnp
+    values, vectors = xp.linalg.eigh(xp.asarray(covariance, float if known else covariance.dtype))
+    if known:
+        matrix, spectrum = np.asarray(covariance), np.asarray(values, covariance.dtype)
         if not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-7):
             raise ValueError(f"covariance must be symmetric, got {matrix}")
         if spectrum[0] < -1e-5 * max(abs(spectrum[-1]), np.finfo(spectrum.dtype).tiny):
             raise ValueError(f"covariance must be positive semi-definite, but has the eigenvalue {spectrum[0]:.4g}")
-    return covariance, (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+    kept = values > _NEGLIGIBLE * xp.max(values)
+    deviations = xp.sqrt(xp.where(kept, values, 1))
+    scales = xp.where(kept, deviations, 0), xp.where(kept, 1 / deviations, 0)
+    return covariance, *(xp.asarray((vectors * scale) @ vectors.T, covariance.dtype) for scale in scales)

@@ -25,11 +25,11 @@ class AbstractIncrements(eqx.Module):
     period: eqx.AbstractClassVar[int]
 
     @abc.abstractmethod
-    def supply(self, key: UInt32[Array, "2"], block: Int[Array, ""], like: PyTree) -> PyTree:
+    def supply(self, key: UInt32[Array, "2"], block: Int[Array, ""] | int, like: PyTree) -> PyTree:
         """What the increments of one block are cut from, as a pytree with the structure and the shapes of `like`."""
 
     @abc.abstractmethod
-    def take(self, supply: PyTree, place: Int[Array, ""], scale: Float[Array, ""], like: PyTree) -> PyTree:
+    def take(self, supply: PyTree, place: Int[Array, ""] | int, scale: Float[Array, ""], like: PyTree) -> PyTree:
         """`scale` times the increment, shaped like `like`, of the block's step number `place`, from 0 to `period` - 1."""
 
 
@@ -42,10 +42,10 @@ class GaussianIncrements(AbstractIncrements):
 
     period: ClassVar[int] = 1
 
-    def supply(self, key: UInt32[Array, "2"], block: Int[Array, ""], like: PyTree) -> PyTree:
+    def supply(self, key: UInt32[Array, "2"], block: Int[Array, ""] | int, like: PyTree) -> PyTree:
         return _threefry.normals(key, block, like)
 
-    def take(self, supply: PyTree, place: Int[Array, ""], scale: Float[Array, ""], like: PyTree) -> PyTree:
+    def take(self, supply: PyTree, place: Int[Array, ""] | int, scale: Float[Array, ""], like: PyTree) -> PyTree:
         return jax.tree.map(lambda z: scale.astype(z.dtype) * z, supply)
 
 
@@ -61,10 +61,10 @@ class TwoPointIncrements(AbstractIncrements):
 
     period: ClassVar[int] = _BITS
 
-    def supply(self, key: UInt32[Array, "2"], block: Int[Array, ""], like: PyTree) -> PyTree:
+    def supply(self, key: UInt32[Array, "2"], block: Int[Array, ""] | int, like: PyTree) -> PyTree:
         return _words(key, block, like)
 
-    def take(self, supply: PyTree, place: Int[Array, ""], scale: Float[Array, ""], like: PyTree) -> PyTree:
+    def take(self, supply: PyTree, place: Int[Array, ""] | int, scale: Float[Array, ""], like: PyTree) -> PyTree:
         bit = np.uint32(1) << jnp.asarray(place, jnp.uint32)
 
         def pick(word: Array, leaf: Array) -> Array:
@@ -87,10 +87,10 @@ class ThreePointIncrements(AbstractIncrements):
 
     period: ClassVar[int] = _DIGITS
 
-    def supply(self, key: UInt32[Array, "2"], block: Int[Array, ""], like: PyTree) -> PyTree:
+    def supply(self, key: UInt32[Array, "2"], block: Int[Array, ""] | int, like: PyTree) -> PyTree:
         return _words(key, block, like)
 
-    def take(self, supply: PyTree, place: Int[Array, ""], scale: Float[Array, ""], like: PyTree) -> PyTree:
+    def take(self, supply: PyTree, place: Int[Array, ""] | int, scale: Float[Array, ""], like: PyTree) -> PyTree:
         shift = jnp.asarray(_SIDES ** np.arange(_DIGITS), jnp.uint32)[place]
 
         def pick(word: Array, leaf: Array) -> Array:
@@ -159,5 +159,5 @@ def nothing_yet(increments: AbstractIncrements, like: PyTree) -> PyTree:
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
-def _words(key: UInt32[Array, "2"], block: Int[Array, ""], like: PyTree) -> PyTree:
+def _words(key: UInt32[Array, "2"], block: Int[Array, ""] | int, like: PyTree) -> PyTree:
     return _threefry.by_leaf(lambda offset, leaf: _threefry.words(key, block, offset, leaf.shape)[0], like)

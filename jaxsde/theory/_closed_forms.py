@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from .. import _checks
+from .._typing import ArrayLike
 
 _SLOPE = np.sqrt(2 / np.pi)
 

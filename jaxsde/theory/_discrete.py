@@ -2,13 +2,14 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
 
 from .. import _checks
-from ..optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, SignSGD
+from .._typing import ArrayLike
+from ..optimizers import AbstractOptimizer, Adam, AdamW, SignSGD
 from ..problems import Problem
 from ._linear import LinearRecursion
-from ._moments import Law, sign_covariance, sign_drift, with_power
+from ._moments import Law, with_power
+from ._recursions import averaging, moving, recursion, sign_sgd_recursion
 from ._setting import Setting, as_start, setting
 
 
@@ -49,7 +50,7 @@ def discrete_moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, st
     by_system = start[:, None] if s.diagonal else start[None]
     if isinstance(opt, SignSGD):
         return _law(s, *_sign_sgd_steps(s, problem.noise.independent, by_system, count))
-    whole = _warmed_up(opt, s, count) if isinstance(opt, (Adam, AdamW)) else _recursion(opt, s).power(count)
+    whole = _warmed_up(opt, s, count) if isinstance(opt, (Adam, AdamW)) else recursion(opt, s).power(count)
     from_start = whole.matrix[..., : by_system.shape[1]]  # the mean gradient starts at 0
     return _law(s, whole.constant + np.einsum("...ij,...j->...i", from_start, by_system), whole.noise)
 
@@ -77,17 +78,9 @@ def discrete_stationary(opt: AbstractOptimizer, problem: Problem) -> Law:
     s = setting(opt, problem)
     if isinstance(opt, SignSGD):
         return _law(s, *_sign_sgd_rest(s, problem.noise.independent))
-    recursion = _recursion(opt, s)
-    recursion.check_stable()
-    return _law(s, *recursion.stationary())
-
-
-def _systems(s: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hessian, noise and minimum of the independent systems, stacked: one per coordinate where coordinates decouple."""
-    hessian, noise, minimum = (np.asarray(a, float) for a in (s.hessian, s.noise, s.minimum))
-    if s.diagonal:
-        return hessian[:, None, None], noise[:, None, None], minimum[:, None]
-    return hessian[None], noise[None], minimum[None]
+    step = recursion(opt, s)
+    step.check_stable()
+    return _law(s, *step.stationary())
 
 
 def _law(s: Setting, mean: np.ndarray, covariance: np.ndarray) -> Law:
@@ -101,82 +94,25 @@ def _law(s: Setting, mean: np.ndarray, covariance: np.ndarray) -> Law:
     return Law(means, covariances, s.loss(means, covariances))
 
 
-def _recursion(opt: AbstractOptimizer, s: Setting) -> LinearRecursion:
-    """One step of the parameters (of the parameters and the mean gradient, for Adam, its bias correction settled)."""
-    if isinstance(opt, (Adam, AdamW)):
-        return _averaging(opt, s).then(_moving(opt, s, 1.0))
-    hessian, noise, minimum = _systems(s)
-    eta, identity = float(s.rate), np.eye(minimum.shape[-1])
-    pull = np.einsum("...ij,...j->...i", hessian, minimum)
-    if isinstance(opt, SGD):
-        return LinearRecursion(identity - eta * hessian, eta * pull, eta**2 * noise)
-    if not isinstance(opt, (RMSprop, RMSpropW)):
-        raise ValueError(f"there are no closed forms for {type(opt).__name__}")
-    gain, kept = _gain_and_kept(opt, s)
-    return LinearRecursion(kept - gain @ hessian, np.einsum("...ij,...j->...i", gain, pull), gain @ noise @ gain)
-
-
-def _gain_and_kept(opt: RMSprop | RMSpropW | Adam | AdamW, s: Setting) -> tuple[np.ndarray, np.ndarray]:
-    """What one step takes from the mean gradient, $\\eta P^{-1}$, and what it keeps of the parameters, $1 - \\eta\\theta$."""
-    noise, eta = _systems(s)[1], float(s.rate)
-    identity = np.broadcast_to(np.eye(noise.shape[-1]), noise.shape)
-    deviation = np.sqrt(np.diagonal(noise, axis1=-2, axis2=-1))
-    decay = float(opt.weight_decay) if isinstance(opt, (RMSpropW, AdamW)) else 0.0
-    return eta / (deviation + float(opt.eps))[..., None] * identity, (1 - eta * decay) * identity
-
-
-def _averaging(opt: Adam | AdamW, s: Setting) -> LinearRecursion:
-    """The first half of Adam's step: a new stochastic gradient enters the mean."""
-    hessian, noise, minimum = _systems(s)
-    b1, nothing = float(opt.b1), np.zeros_like(hessian)
-    identity = nothing + np.eye(minimum.shape[-1])
-    pull = np.einsum("...ij,...j->...i", hessian, minimum)
-    return LinearRecursion(
-        np.block([[identity, nothing], [(1 - b1) * hessian, b1 * identity]]),
-        np.concatenate([np.zeros_like(pull), -(1 - b1) * pull], axis=-1),
-        np.block([[nothing, nothing], [nothing, (1 - b1) ** 2 * noise]]),
-    )
-
-
-def _moving(opt: Adam | AdamW, s: Setting, correction: float) -> LinearRecursion:
-    """The second half of Adam's step: the mean gradient, multiplied by the bias `correction`, moves the parameters."""
-    gain, kept = _gain_and_kept(opt, s)
-    nothing = np.zeros_like(gain)
-    matrix = np.block([[kept, -correction * gain], [nothing, nothing + np.eye(gain.shape[-1])]])
-    return LinearRecursion(matrix, np.zeros(matrix.shape[:-1]), np.zeros_like(matrix))
-
-
 def _warmed_up(opt: Adam | AdamW, s: Setting, count: np.ndarray) -> LinearRecursion:
     """`count` steps of Adam as one, from the start: one by one as long as the bias correction changes."""
     b1 = float(opt.b1)
     settled = int(np.ceil(np.log(np.finfo(float).eps) / np.log(b1))) if b1 > 0 else 0
     early = np.minimum(count, settled)
-    averaging, later = _averaging(opt, s), _recursion(opt, s)
+    entering, later = averaging(opt, s), recursion(opt, s)
     whole = LinearRecursion(*(part[0] for part in later.power(np.zeros(1, int))))
     stages = {0: whole}
     for k in range(1, early.max(initial=0) + 1):
-        whole = whole.then(averaging).then(_moving(opt, s, 1 / (1 - b1**k)))
+        whole = whole.then(entering).then(moving(opt, s, 1 / (1 - b1**k)))
         if k in early:
             stages[k] = whole
     begun = LinearRecursion(*(np.stack(parts) for parts in zip(*(stages[k] for k in early.tolist()), strict=True)))
     return begun.then(later.power(count - early))
 
 
-def _sign_sgd_system(s: Setting, independent: bool) -> tuple[LinearRecursion, np.ndarray, np.ndarray]:
-    """One step of the linearised signs with their covariance at the minimum; the drift A and the minimum, by systems."""
-    drift, minimum = np.asarray(sign_drift(s), float), _systems(s)[2]
-    if s.diagonal:
-        drift, signs = drift[:, None, None], np.ones((len(drift), 1, 1))
-    else:
-        drift, signs = drift[None], np.asarray(sign_covariance(s, independent), float)[None]
-    eta, identity = float(s.rate), np.eye(minimum.shape[-1])
-    pull = eta * np.einsum("...ij,...j->...i", drift, minimum)
-    return LinearRecursion(identity - eta * drift, pull, eta**2 * signs), drift, minimum
-
-
 def _sign_sgd_steps(s: Setting, independent: bool, start: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    recursion, drift, minimum = _sign_sgd_system(s, independent)
-    mean, covariance = recursion.transient(start, count)
+    step, drift, minimum = sign_sgd_recursion(s, independent)
+    mean, covariance = step.transient(start, count)
     if not independent:
         return mean, covariance
     offset = start - minimum
@@ -184,8 +120,8 @@ def _sign_sgd_steps(s: Setting, independent: bool, start: np.ndarray, count: np.
     stages = {0: second}
     for k in range(1, count.max(initial=0) + 1):
         power = np.einsum("...ij,...jk,...ik->...i", drift, second, drift)
-        second = recursion.matrix @ second @ np.swapaxes(recursion.matrix, -1, -2)
-        second = second + recursion.noise * (1 - power)[..., None]
+        second = step.matrix @ second @ np.swapaxes(step.matrix, -1, -2)
+        second = second + step.noise * (1 - power)[..., None]
         if k in count:
             stages[k] = second
     away = mean - minimum
@@ -193,13 +129,13 @@ def _sign_sgd_steps(s: Setting, independent: bool, start: np.ndarray, count: np.
 
 
 def _sign_sgd_rest(s: Setting, independent: bool) -> tuple[np.ndarray, np.ndarray]:
-    recursion, drift, minimum = _sign_sgd_system(s, independent)
+    step, drift, minimum = sign_sgd_recursion(s, independent)
     if not independent:
-        recursion.check_stable()
-        return minimum, recursion.stationary()[1]
+        step.check_stable()
+        return minimum, step.stationary()[1]
     # The second moment's own recursion contracts while the step stays below the noise's scale, eta A < 1.
-    twice = recursion._replace(matrix=2 * recursion.matrix - np.eye(drift.shape[-1]))
+    twice = step._replace(matrix=2 * step.matrix - np.eye(drift.shape[-1]))
     twice.check_stable()
-    unit = np.stack([recursion.noise * row for row in np.eye(drift.shape[-1])])
-    responses = recursion._replace(noise=unit).stationary()[1]
+    unit = np.stack([step.noise * row for row in np.eye(drift.shape[-1])])
+    responses = step._replace(noise=unit).stationary()[1]
     return minimum, with_power(np.moveaxis(responses, 0, -3), drift)

@@ -6,12 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from .. import _checks
+from .._typing import ArrayLike
 from ..optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, SignSGD
 from ..problems import Problem
 from ._linear import LinearSystem, exponential
+from ._recursions import check_rate, sign_covariance, sign_drift
 from ._setting import Setting, as_start, as_times, setting
 
 
@@ -47,7 +49,8 @@ def moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: ArrayLi
 
     **Returns:** a `Law`: `.mean` `(n, d)`, `.covariance` `(n, d, d)`, `.loss` `(n,)`.
 
-    **Raises:** `ValueError` that names the assumption which fails.
+    **Raises:** `ValueError` that names the assumption which fails, and where the learning rate is past the optimizer's own
+    stability limit.
 
     >>> import jaxsde as js
     >>> law = moments(js.SGD(0.1), js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0)), jnp.ones(1), jnp.array([0.0, 9.0]))
@@ -56,6 +59,7 @@ def moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: ArrayLi
     """
     s = setting(opt, problem)
     x0, ts = as_start(x0, s), as_times(ts, s)
+    check_rate(opt, s, problem.noise.independent)
     if isinstance(opt, SignSGD):
         return _law(s, *_sign_sgd_transient(s, problem.noise.independent, x0, ts))
     systems, d = _systems(opt, s)
@@ -80,7 +84,8 @@ def stationary(opt: AbstractOptimizer, problem: Problem) -> Law:
 
     **Returns:** a `Law`: `.mean` `(d,)`, `.covariance` `(d, d)`, `.loss` `()`.
 
-    **Raises:** `ValueError` that names the assumption which fails, or where there is no stationary law.
+    **Raises:** `ValueError` that names the assumption which fails, or where there is no stationary law: of the SDE, or of
+    the optimizer, whose learning rate may be past its own stability limit.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
@@ -89,6 +94,7 @@ def stationary(opt: AbstractOptimizer, problem: Problem) -> Law:
     0.001333
     """
     s = setting(opt, problem)
+    check_rate(opt, s, problem.noise.independent)
     if isinstance(opt, SignSGD):
         return _law(s, s.minimum, _sign_sgd_limit(s, problem.noise.independent))
     systems, d = _systems(opt, s)
@@ -160,24 +166,6 @@ def _system(opt: AbstractOptimizer, eta: Array, hessian: Array, noise: Array, mi
         jnp.concatenate([nothing[0], -rho * pull]),
         jnp.block([[nothing, nothing], [nothing, eta * rho**2 * noise]]),
     )
-
-
-def sign_drift(s: Setting) -> Array:
-    """$A = \\ell D^{-1} H$ of the mean sign, linearised: a vector where coordinates decouple, else a matrix."""
-    if _checks.is_concrete(s.scale) and not np.all(np.asarray(s.scale) > 0):
-        raise ValueError(f"SignSGD's closed forms linearise the mean sign and need noise in every coordinate, got {s.scale}")
-    gain = s.slope / s.scale
-    return gain * s.hessian if s.diagonal else gain[:, None] * s.hessian
-
-
-def sign_covariance(s: Setting, independent: bool) -> Array:
-    """The covariance of the signs at the minimum, as a matrix: $\\frac2\\pi \\arcsin$ of the noise's correlations."""
-    if independent:
-        return jnp.eye(s.minimum.shape[0], dtype=s.minimum.dtype)
-    correlation = s.noise / jnp.outer(s.scale, s.scale)
-    covariance = (2 / np.pi) * jnp.arcsin(jnp.clip(correlation, -1, 1))
-    # The slope of arcsin is infinite at 1, where rounding would grow to its root.
-    return jnp.fill_diagonal(covariance, 1.0, inplace=False)
 
 
 def with_power(responses: Any, drift: Any) -> Any:

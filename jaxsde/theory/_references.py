@@ -7,10 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from .. import _checks
 from .._double import in_double
+from .._typing import ArrayLike
 from ..optimizers import SignSGD
 from ..problems import Problem
 from ..processes import SDE, Instant

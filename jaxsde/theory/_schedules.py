@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from .. import _checks
+from .._typing import ArrayLike
 from ..optimizers import SGD, AbstractOptimizer, SignSGD, known
 from ..problems import Problem
 from ._bounds import LossBound, check_noise, chord

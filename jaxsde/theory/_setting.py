@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from .. import _checks
 from .._tree import cast
+from .._typing import ArrayLike
 from ..optimizers import AbstractOptimizer, SignSGD, known
 from ..problems import AbstractIndependentNoise, AbstractNoise, Gaussian, LinearRegression, Problem, Quadratic
 

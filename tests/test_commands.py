@@ -1,0 +1,127 @@
+"""The arguments of the command line, through its entry point."""
+
+import inspect
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common import OPTIMIZERS
+
+import jaxsde as js
+from jaxsde import _commands, cli
+
+PROBLEM = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(2.0))
+NAMES = {"SGD": "sgd", "SignSGD": "sign_sgd"} | {name: name.lower() for name in ("RMSprop", "RMSpropW", "Adam", "AdamW")}
+COMMANDS = ["compare", "stationary", "weak-error"]
+
+
+def _call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["jaxsde", *arguments])
+    cli.main()
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """Parses a command line and returns its arguments, without the work that they ask for."""
+
+    def parse(command, *arguments):
+        caught = []
+        monkeypatch.setattr(_commands, cli._COMMANDS[command][1], caught.append)
+        _call(monkeypatch, command, *arguments)
+        return caught[0]
+
+    return parse
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("opt", OPTIMIZERS, ids=lambda opt: type(opt).__name__)
+def test_every_command_takes_every_model_of_every_optimizer(opt, command, parsed):
+    name = NAMES[type(opt).__name__]
+    for model in opt.models:
+        built, problem, _ = parsed(command, name, "--model", model).build()
+        assert type(built) is type(opt)
+        built.sde(problem, model)
+
+
+@pytest.mark.parametrize("opt", OPTIMIZERS, ids=lambda opt: type(opt).__name__)
+def test_an_optimizer_documents_its_models_and_refuses_others(opt):
+    described = inspect.getdoc(type(opt).sde)
+    if "see [`" in described:  # Adam's are AdamW's
+        described = inspect.getdoc({"Adam": js.AdamW, "RMSprop": js.RMSpropW}[type(opt).__name__].sde)
+    assert all(f'"{model}"' in described for model in opt.models)
+    with pytest.raises(ValueError, match=f"{type(opt).__name__}'s model must be one of '{opt.models[0]}', .* got 'none'"):
+        opt.sde(PROBLEM, "none")
+
+
+def test_an_optimizer_of_ones_own_needs_no_list_of_models():
+    class Half(js.optimizers.AbstractOptimizer):
+        learning_rate: object = 0.5
+        reference_rate: object = None
+
+        def transform(self):
+            return js.SGD(0.5).transform()
+
+        def sde(self, problem, model="compagnoni"):
+            self.check_model(model)
+            return js.SGD(0.5).sde(problem)
+
+    assert Half().sde(PROBLEM).start_steps == 0
+    with pytest.raises(ValueError, match="Half's model must be one of 'compagnoni', got 'ode'"):
+        Half().sde(PROBLEM, "ode")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_model_that_the_optimizer_lacks_is_an_error_that_names_those_it_has(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        _call(monkeypatch, command, "sign_sgd", "--model", "malladi")
+    assert caught.value.code == "jaxsde: SignSGD's model must be one of 'compagnoni', 'ode', got 'malladi'"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_model_that_no_optimizer_has_is_not_taken_and_help_lists_them_all(command, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as caught:
+        _call(monkeypatch, command, "adam", "--model", "compagnioni")
+    assert caught.value.code == 2
+    assert "compagnoni-full" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        _call(monkeypatch, command, "--help")
+    shown = capsys.readouterr().out
+    for opt in OPTIMIZERS:
+        assert all(model in shown for model in opt.models)
+
+
+@pytest.mark.parametrize(
+    "arguments, hessian",
+    [
+        ([], [1.0, 2.0]),
+        (["--hessian", "3"], [3.0]),
+        (["--hessian", "-1", "2", "1e-3"], [-1.0, 2.0, 1e-3]),
+        (["--hessian", "1 2"], [1.0, 2.0]),
+        (["--hessian", "2 .5; .5 1"], [[2.0, 0.5], [0.5, 1.0]]),
+        (["--hessian", "-2 .5;.5 1"], [[-2.0, 0.5], [0.5, 1.0]]),
+        (["--hessian", "2", ".5", ";", ".5", "1"], [[2.0, 0.5], [0.5, 1.0]]),
+    ],
+)
+def test_the_hessian_is_a_diagonal_or_a_matrix(arguments, hessian, parsed):
+    _, problem, x0 = parsed("compare", "sgd", *arguments).build()
+    np.testing.assert_array_equal(problem.loss.hessian, jnp.asarray(hessian))
+    assert x0.shape == (len(hessian),)
+
+
+@pytest.mark.parametrize(
+    "hessian, message",
+    [
+        ("1 x", r"--hessian takes the numbers of a diagonal, .*, or a matrix, .* got '1 x'"),
+        ("2 .5; .5 1;", "--hessian takes"),
+        ("", "--hessian takes"),
+        ("2 .5; .5", "--hessian must be a square matrix: 2 rows need 2 numbers each, got '2 .5; .5'"),
+        ("1 2 3; 4 5 6", "square matrix: 2 rows"),
+        ("2 .5; .4 1", "hessian must be symmetric"),
+    ],
+)
+def test_what_is_no_hessian_is_an_error_that_says_why(hessian, message, parsed):
+    arguments = parsed("stationary", "sgd", "--hessian", hessian)
+    with pytest.raises(ValueError, match=message):
+        arguments.build()
