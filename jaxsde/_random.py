@@ -46,7 +46,7 @@ def typed_key(key: Any) -> PRNGKeyArray:
                 "key must be a JAX key such as jax.random.key(0), or one that jax.random.PRNGKey(0) makes, uint32 of shape "
                 f"(2,) or (4,); got shape {key.shape}, {key.dtype}"
             )
-        return jax.random.wrap_key_data(key, impl=None if key.shape == default else _RAW[key.shape])
+        return jax.random.wrap_key_data(jnp.asarray(key), impl=None if key.shape == default else _RAW[key.shape])
     if key.shape != ():
         raise ValueError(f"key must be a single key, got shape {key.shape}")
     return key

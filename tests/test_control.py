@@ -119,3 +119,71 @@ def test_a_trajectory_that_rounding_has_led_astray_is_no_control():
     for name in functions:
         spread = np.hypot(fine[name].stderr, np.asarray(plain[name].stderr))
         assert np.all(np.abs(fine[name].mean - np.asarray(plain[name].mean)) < 5 * spread)
+
+
+LAWS = {
+    "gaussian": js.Gaussian(0.6),
+    "uniform": js.Uniform(0.6),
+    "laplace": js.Laplace(0.6),
+    "student-3": js.StudentT(3.0, 0.6),
+    "student-6": js.StudentT(6.0, 0.6),
+    "stable-1.5": js.AlphaStable(1.5, 0.6),
+    "stable-2": js.AlphaStable(2.0, 0.6),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_sign_sgds_control_is_unbiased_for_every_law(law):
+    """Against the exact law of the lattice chain. Beyond the support of uniform noise the sign is certain: a control that
+    stood still there would put the variance off by several per cent, at many standard errors."""
+    problem, opt = js.Problem(js.Quadratic([1.0]), LAWS[law]), js.SignSGD(0.3)
+    exact = js.theory.birth_death(opt, problem, 0.0)
+    found = js.stationary(opt.chain(problem), jnp.zeros(1), key=jax.random.key(7), seeds=4000, progress=False)
+    assert found.reduction.covariance[0, 0] > 1  # it is the control that is tried
+    assert found.stderr.covariance[0, 0] < 0.004 * exact.variance
+    assert abs(found.covariance[0, 0] - exact.variance) < 5 * found.stderr.covariance[0, 0]
+
+
+@pytest.mark.parametrize("law", ["gaussian", "uniform", "laplace", "student-6", "stable-2"])
+@pytest.mark.parametrize("kind", ["sgd", "rmsprop", "adamw"])
+def test_controls_of_methods_with_a_variance_are_unbiased(kind, law):
+    """Against plain means over many more seeds of their own, from a start far enough for the noise to vary in weight."""
+    noise = LAWS[law]
+    problem = js.Problem(js.EmbeddedSaddle((1.0, 2.0), 0.5, 0.3), noise)
+    variance = float(noise.variance(jnp.zeros(1))[0])
+    opt = {
+        "sgd": js.SGD(0.1),
+        "rmsprop": js.RMSprop(0.1, 0.9, initial_scale=variance),
+        "adamw": js.AdamW(0.1, b1=0.8, b2=0.9, weight_decay=0.1),
+    }[kind]
+    functions = {"x": lambda x: x, "xx": lambda x: x**2}
+    run = dict(steps=20, every=10)
+    fine = js.expectations(opt.chain(problem), jnp.full(2, 0.8), functions, seeds=4000, key=jax.random.key(1), **run)
+    plain = js.simulate(
+        opt.chain(problem), jnp.full(2, 0.8), observe=functions, seeds=100_000, key=jax.random.key(2), progress=False, **run
+    )
+    for name in functions:
+        spread = np.hypot(fine[name].stderr, np.asarray(plain[name].stderr))
+        assert np.all(np.abs(fine[name].mean - np.asarray(plain[name].mean))[1:] < 5 * spread[1:])
+        assert np.all(fine[name].reduction[1:] > 1)
+
+
+@pytest.mark.parametrize("share", [1e-2, 1e-7, 0.0])
+def test_the_control_knows_the_noise_of_a_covariance_that_is_nearly_singular(share):
+    rotation = np.array([[0.8, -0.6], [0.6, 0.8]])
+    covariance = rotation @ np.diag([1.0, share]) @ rotation.T
+    problem = js.Problem(js.Quadratic([1.0, 1.0]), js.Gaussian(covariance=covariance))
+    run = js.expectations(js.SGD(0.1).chain(problem), jnp.zeros(2), SECOND, steps=100, seeds=50, key=jax.random.key(0))
+    exact = 0.1**2 * np.asarray(problem.noise.matrix, float) * (1 - 0.9**200) / (1 - 0.9**2)
+    found = rotation.T @ run["xx"].mean[-1].reshape(2, 2) @ rotation
+    np.testing.assert_allclose(np.diag(found), np.diag(rotation.T @ exact @ rotation), rtol=1e-3, atol=1e-8)
+
+
+def test_sign_sgd_on_mini_batches_has_no_control():
+    """The law of the signs is an approximation there, so that no control of known expectation follows from it."""
+    data = jax.random.normal(jax.random.key(0), (40, 2))
+    problem = js.Problem.from_data(lambda w, row: 0.5 * jnp.sum((w - row) ** 2), data, batch_size=4)
+    run = js.expectations(
+        js.SignSGD(0.1).chain(problem), jnp.zeros(2), {"w": lambda w: w}, steps=10, seeds=50, key=jax.random.key(0)
+    )
+    assert np.all(run["w"].reduction == 1)

@@ -1,5 +1,6 @@
 """Closed forms against the formulas as published, SciPy, and each other."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -143,3 +144,39 @@ def test_rates_and_floors_of_the_bounds():
 def test_a_failing_assumption_is_named(bad, message):
     with pytest.raises(ValueError, match=message):
         bad()
+
+
+@pytest.mark.parametrize("form", ["moments", "stationary"])
+@pytest.mark.parametrize(
+    ("opt", "limit"),
+    [
+        (js.SGD, 2 / 4.0),
+        (lambda rate: js.RMSprop(rate, 0.99), 2 * 0.5 / 4.0),
+        (lambda rate: js.RMSpropW(rate, 0.99, weight_decay=1.0), 2 / (4.0 / 0.5 + 1.0)),
+        # Of x and m: the characteristic polynomial is -1 - b1 + ... at z = -1, zero where eta h / s = 2 (1 + b1) / (1 - b1).
+        (lambda rate: js.Adam(rate, 0.5, 0.99), 2 * 1.5 / 0.5 * 0.5 / 4.0),
+        (js.SignSGD, 0.5 / (np.sqrt(2 / np.pi) * 4.0)),
+    ],
+    ids=["sgd", "rmsprop", "rmspropw", "adam", "sign_sgd"],
+)
+def test_closed_forms_end_at_the_optimizers_own_limit(opt, limit, form):
+    """Beyond it the optimizer diverges, or outruns its noise, while the SDE's formula goes on with a small variance."""
+    problem = js.Problem(js.Quadratic([1.0, 4.0]), js.Gaussian(0.5))
+    more = (jnp.ones(2), jnp.ones(1)) if form == "moments" else ()
+    assert np.isfinite(getattr(js.theory, form)(opt(0.98 * limit), problem, *more).covariance).all()
+    with pytest.raises(ValueError, match="learning_rate .* is past the limit of"):
+        getattr(js.theory, form)(opt(1.02 * limit), problem, *more)
+    if form == "moments":  # a saddle is no matter of the learning rate
+        saddle = js.Problem(js.Quadratic([-1.0, 4.0]), js.Gaussian(0.5))
+        assert np.isfinite(js.theory.moments(opt(0.9 * limit), saddle, *more).covariance).all()
+
+
+def test_the_limit_is_where_the_optimizer_diverges():
+    problem = js.Problem(js.Quadratic([4.0]), js.Gaussian(0.5))
+    for make, limit in ((js.SGD, 0.5), (lambda r: js.Adam(r, 0.5, 0.999), None)):
+        limit = 0.5 if limit else 2 * 1.5 / 0.5 * 0.5 / 4.0
+        sizes = []
+        for rate in (0.9 * limit, 1.1 * limit):
+            run = js.simulate(make(rate).chain(problem), jnp.ones(1), steps=300, seeds=50, key=jax.random.key(0))
+            sizes.append(float(run["x"].variance[-1, 0]))
+        assert sizes[1] > 10 * sizes[0]

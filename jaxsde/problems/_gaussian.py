@@ -49,8 +49,7 @@ class Gaussian(AbstractNoise):
         self.scale = None if scale is None else as_scale(scale, "scale")
         self.matrix = self._factor = self._inverse = None
         if covariance is not None:
-            self.matrix, *roots = _checked_factor(real("covariance", covariance))
-            self._factor, self._inverse = (jnp.asarray(root) for root in roots)
+            self.matrix, self._factor, self._inverse = _checked_factor(real("covariance", covariance))
 
     def __check_init__(self):
         for leaf in jax.tree.leaves(self.scale):
@@ -140,4 +139,5 @@ def _checked_factor(covariance: Array) -> tuple[Array, Array, Array]:
     kept = values > _NEGLIGIBLE * xp.max(values)
     deviations = xp.sqrt(xp.where(kept, values, 1))
     scales = xp.where(kept, deviations, 0), xp.where(kept, 1 / deviations, 0)
-    return covariance, *(xp.asarray((vectors * scale) @ vectors.T, covariance.dtype) for scale in scales)
+    root, inverse = (jnp.asarray((vectors * scale) @ vectors.T, covariance.dtype) for scale in scales)
+    return covariance, root, inverse

@@ -29,10 +29,12 @@ def check_rate(opt: AbstractOptimizer, s: Setting, independent: bool) -> None:
     # where the multiplier is negative, or turns, that the step is too long.
     past = sizes[(np.abs(sizes) >= 1 - 1e-9) & ~((np.abs(sizes.imag) < 1e-9) & (sizes.real > 0))]
     if past.size:
+        limit = {SignSGD: "the noise must be wider than a step", SGD: "learning_rate times curvature must be below 2"}.get(
+            type(opt), "for SGD it is 2 over the curvature"
+        )
         raise ValueError(
-            f"learning_rate {float(s.rate):.4g} is past the stability limit of {type(opt).__name__} on this quadratic: a step of "
-            f"its linear recursion multiplies a direction by {np.abs(past).max():.4g} in size, which its SDE contracts (for SGD "
-            "learning_rate times the largest curvature must be below 2)"
+            f"learning_rate {float(s.rate):.4g} is past the limit of {type(opt).__name__} on this quadratic ({limit}): a step "
+            f"of the optimizer multiplies a direction by {np.abs(past).max():.4g} in size, which the SDE contracts"
         )
 
 
