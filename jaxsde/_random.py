@@ -5,10 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 # The independent streams of a simulation.
 _START, _GRADIENT, _BROWNIAN = 0, 1, 2
+
+# The implementations that have raw keys of these shapes.
+_RAW: dict[tuple[int, ...], str] = {(2,): "threefry2x32", (4,): "rbg"}
 
 
 @functools.cache
@@ -24,17 +28,28 @@ def _implementation() -> str:
 
 def stream_key(key: Any) -> PRNGKeyArray:
     """A key for simulations, from a user's key of whatever kind."""
-    if not isinstance(key, jax.Array):
-        raise TypeError(f"key must be a JAX key such as jax.random.key(0), got {key!r}")
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.shape != (2,) or key.dtype != jnp.uint32:
-            raise TypeError(f"key must be a JAX key such as jax.random.key(0), got shape {key.shape}, {key.dtype}")
-        key = jax.random.wrap_key_data(key)
-    if key.shape != ():
-        raise ValueError(f"key must be a single key, got shape {key.shape}")
+    key = typed_key(key)
     if jax.random.key_impl(key) == _implementation():
         return key
     return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl=_implementation())
+
+
+def typed_key(key: Any) -> PRNGKeyArray:
+    """A user's key; a raw one, made by `jax.random.PRNGKey`, with its implementation, which is the default one if that has
+    keys of its shape."""
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        raise TypeError(f"key must be a JAX key such as jax.random.key(0), got {key!r}")
+    if isinstance(key, np.ndarray) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        default = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
+        if key.dtype != np.uint32 or key.shape not in {default, *_RAW}:
+            raise TypeError(
+                "key must be a JAX key such as jax.random.key(0), or one that jax.random.PRNGKey(0) makes, uint32 of shape "
+                f"(2,) or (4,); got shape {key.shape}, {key.dtype}"
+            )
+        return jax.random.wrap_key_data(jnp.asarray(key), impl=None if key.shape == default else _RAW[key.shape])
+    if key.shape != ():
+        raise ValueError(f"key must be a single key, got shape {key.shape}")
+    return key
 
 
 def seed_key(key: PRNGKeyArray, seed: Array) -> PRNGKeyArray:

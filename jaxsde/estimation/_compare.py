@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from .. import _checks, theory
+from .. import _checks, _random, theory
 from .._tree import flat, is_sampler, size
 from ..optimizers import AbstractOptimizer
 from ..problems import Problem
@@ -119,7 +119,7 @@ def compare(
     """
     if not isinstance(opt, AbstractOptimizer):
         raise TypeError(f"opt must be an optimizer such as jaxsde.SGD(0.01), got {opt!r}")
-    key = jax.random.key(0) if key is None else key
+    key = _random.typed_key(jax.random.key(0) if key is None else key)
     steps = _checks.count("steps", steps)
     every = _divisor_near(steps, steps / 100) if every is None else every
     notes: list[str] = []

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
-from .. import _checks
+from .. import _checks, _random
 from .._tree import flat, is_sampler
 from ..optimizers import AbstractOptimizer
 from ..problems import Problem
@@ -133,6 +133,7 @@ def weak_error(
     _checks.number("T", T, low=0.0)
     steps = [_whole_steps("T", T, rate) for rate in rates]
     substeps = _checks.count("substeps", substeps)
+    key = _random.typed_key(key)
     example = problem.validate(x0(key) if is_sampler(x0) else x0)
     functions = _default_functions(problem, example) if test_functions is None else dict(test_functions)
     for name, function in functions.items():

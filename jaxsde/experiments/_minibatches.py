@@ -33,8 +33,8 @@ def covariance_study(scale: Scale) -> Study:
     header = ("problem", "batch", "entries", "rms z", "largest |z|", "expected largest", "trace, drawn / claimed", "s.e.")
     rows: list[tuple[str | float, ...]] = []
     curves = []
-    features = jax.random.normal(scale.key(0), (2000, 5)) @ jnp.diag(jnp.array([1.0, 0.5, 2.0, 1.0, 0.1]))
-    targets = features @ jnp.ones(5) + 0.5 * jax.random.normal(scale.key(1), (2000,))
+    features = jax.random.normal(scale.key(0), (2000, 5), jnp.float32) @ jnp.diag(jnp.array([1.0, 0.5, 2.0, 1.0, 0.1]))
+    targets = features @ jnp.ones(5) + 0.5 * jax.random.normal(scale.key(1), (2000,), jnp.float32)
     digits = data.load("digits").train
     network = networks.CNN((1, 8, 8), 10, channels=1, dense=5, key=scale.key(2))
     settings = {

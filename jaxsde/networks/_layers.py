@@ -11,6 +11,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 RELU, LINEAR = 2.0, 1.0
 
 
+def normal(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Standard normal numbers of the default dtype, the same ones in every dtype."""
+    return jax.random.normal(key, shape, jnp.float32).astype(float)
+
+
 class Linear(eqx.Module):
     """An affine map of the last axis; weights N(0, gain / fan-in), biases 0."""
 
@@ -18,7 +23,7 @@ class Linear(eqx.Module):
     bias: Float[Array, " out"]
 
     def __init__(self, in_size: int, out_size: int, gain: float = RELU, *, key: PRNGKeyArray):
-        self.weight = math.sqrt(gain / in_size) * jax.random.normal(key, (out_size, in_size))
+        self.weight = math.sqrt(gain / in_size) * normal(key, (out_size, in_size))
         self.bias = jnp.zeros(out_size)
 
     def __call__(self, x: Float[Array, "*n in_"]) -> Float[Array, "*n out"]:
@@ -36,7 +41,7 @@ class Conv(eqx.Module):
     bias: Float[Array, " out"]
 
     def __init__(self, in_channels: int, out_channels: int, *, key: PRNGKeyArray):
-        self.weight = math.sqrt(RELU / (9 * in_channels)) * jax.random.normal(key, (out_channels, in_channels, 9))
+        self.weight = math.sqrt(RELU / (9 * in_channels)) * normal(key, (out_channels, in_channels, 9))
         self.bias = jnp.zeros(out_channels)
 
     def __call__(self, x: Float[Array, "h w in_"]) -> Float[Array, "h w out"]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _checks
 from ._convolutional import checked_shape
-from ._layers import LINEAR, Block, Linear
+from ._layers import LINEAR, Block, Linear, normal
 
 # The standard deviation of embeddings. The layers normalise, so that it sets how fast these change, not how large they act.
 _EMBEDDING_STD = 0.1
@@ -79,7 +79,7 @@ class VisionTransformer(eqx.Module):
         keys = jax.random.split(key, 3)
         self.embed = Linear(channels * self.patch**2, _checks.count("width", width), LINEAR, key=keys[0])
         patches = (height // self.patch) * (breadth // self.patch)
-        self.positions = _EMBEDDING_STD * jax.random.normal(keys[1], (patches, width))
+        self.positions = _EMBEDDING_STD * normal(keys[1], (patches, width))
         self.trunk = _Trunk(width, depth, heads, feed_forward, False, _checks.count("classes", classes), key=keys[2])
 
     def __call__(self, image: Float[Array, "c h w"]) -> Float[Array, " classes"]:
@@ -125,8 +125,8 @@ class CharTransformer(eqx.Module):
     ):
         keys = jax.random.split(key, 3)
         self.trunk = _Trunk(width, depth, heads, feed_forward, True, _checks.count("vocabulary", vocabulary), key=keys[2])
-        self.characters = _EMBEDDING_STD * jax.random.normal(keys[0], (vocabulary, width))
-        self.positions = _EMBEDDING_STD * jax.random.normal(keys[1], (_checks.count("length", length), width))
+        self.characters = _EMBEDDING_STD * normal(keys[0], (vocabulary, width))
+        self.positions = _EMBEDDING_STD * normal(keys[1], (_checks.count("length", length), width))
 
     def __call__(self, text: Int[Array, " n"]) -> Float[Array, "n vocabulary"]:
         if len(text) > len(self.positions):

@@ -49,11 +49,12 @@ class SignSGD(AbstractOptimizer):
         **Arguments:** `model`:
 
         - `"compagnoni"`: $dX = -\\eta_t s(X)\\,dt + \\eta_t \\sqrt{\\eta}\\,\\sqrt{1 - s(X)^2}\\,dW$ with
-          $s = E\\,\\mathrm{sign}(g) = 1 - 2 P(g < 0)$ per coordinate, for noise of any law with independent coordinates
-          (Theorem 3.2; where signs may be 0, with $P(g \\ne 0)$ for the 1 under the root); $s = \\mathrm{Erf}(\\nabla f / (\\sqrt 2 \\sigma))$ for Gaussian noise (Corollary 3.3), twice the
-          centred t-CDF for Student-t noise. With correlated coordinates the signs are correlated too, and in place of
-          the root stands that of their full covariance, at $\\nabla f = 0$ equal to $\\frac2\\pi \\arcsin$ of the
-          correlations. With $\\eta_t$ the schedule relative to the reference rate.
+          $s = E\\,\\mathrm{sign}(g)$ per coordinate, $1 - 2 P(g < 0)$ where g is never 0, for noise of any law with
+          independent coordinates (Theorem 3.2); $s = \\mathrm{Erf}(\\nabla f / (\\sqrt 2 \\sigma))$ for Gaussian noise
+          (Corollary 3.3), twice the centred t-CDF for Student-t noise. Where g may be 0, $P(g \\ne 0)$ stands for the 1 under
+          the root. With correlated coordinates the signs are correlated too, and in place of the root stands that of their
+          full covariance, at $\\nabla f = 0$ equal to $\\frac2\\pi \\arcsin$ of the correlations. With $\\eta_t$ the schedule
+          relative to the reference rate.
         - `"ode"`: its drift alone.
 
         **Raises:** `ValueError` for another model.

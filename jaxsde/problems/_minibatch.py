@@ -130,7 +130,8 @@ class MiniBatch(AbstractNoise):
         """Which examples make up the batch of a key."""
         if self.shuffle:
             return self.supply(key)[: self.batch_size]
-        return jax.random.randint(key, (self.batch_size,), 0, self.loss.count)
+        # The dtype decides what is drawn, and is not to change with `jax_enable_x64`.
+        return jax.random.randint(key, (self.batch_size,), 0, self.loss.count, jnp.int32)
 
     def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: Any) -> PyTree:
         return self._batch_gradient(params, key.examples if isinstance(key, _Batch) else self.draw(key))
