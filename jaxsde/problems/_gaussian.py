@@ -13,6 +13,7 @@ from .. import _checks, _threefry
 from .._tree import flat, size
 from . import _normal_signs
 from ._noise import AbstractNoise, as_scale, fit, independent_signs, mixed, nonzero, over, scaled
+from ._numbers import real
 from ._sign_covariance import sign_covariance
 
 
@@ -43,7 +44,7 @@ class Gaussian(AbstractNoise):
         self.scale = None if scale is None else as_scale(scale, "scale")
         self.matrix = self._factor = None
         if covariance is not None:
-            self.matrix, self._factor = _checked_factor(jnp.asarray(covariance))
+            self.matrix, self._factor = _checked_factor(real("covariance", covariance))
 
     def __check_init__(self):
         for leaf in jax.tree.leaves(self.scale):
@@ -115,12 +116,11 @@ def _checked_factor(covariance: Array) -> tuple[Array, Array]:
     """A covariance and its symmetric square root."""
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
         raise ValueError(f"covariance must be a matrix of shape (d, d), got shape {covariance.shape}")
-    covariance = covariance if jnp.issubdtype(covariance.dtype, jnp.floating) else covariance.astype(float)
     values, vectors = jnp.linalg.eigh(covariance)
     if _checks.is_concrete(covariance):
         matrix, spectrum = np.asarray(covariance), np.asarray(values)
-        if not np.all(np.isfinite(matrix)) or not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-7):
-            raise ValueError(f"covariance must be finite and symmetric, got {matrix}")
+        if not np.allclose(matrix, matrix.T, rtol=1e-5, atol=1e-7):
+            raise ValueError(f"covariance must be symmetric, got {matrix}")
         if spectrum[0] < -1e-5 * max(abs(spectrum[-1]), np.finfo(spectrum.dtype).tiny):
             raise ValueError(f"covariance must be positive semi-definite, but has the eigenvalue {spectrum[0]:.4g}")
     return covariance, (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T

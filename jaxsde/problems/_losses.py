@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .. import _checks
+from ._numbers import real
 
 
 @jax.custom_jvp
@@ -38,7 +39,8 @@ class Quadratic(eqx.Module):
     - `hessian`: $H$, a symmetric matrix of shape `(d, d)`, or a vector of shape `(d,)` for a diagonal one.
     - `minimum`: $x_*$, a number or an array of shape `(d,)`; by default the origin.
 
-    **Raises:** `ValueError` where the Hessian is not symmetric, or the shapes don't fit.
+    **Raises:** `ValueError` where the Hessian is not symmetric, the shapes don't fit, or a number is not finite; `TypeError`
+    for anything but real numbers.
 
     >>> Quadratic(jnp.array([1.0, 2.0]))(jnp.array([1.0, 1.0])).item()
     1.5
@@ -48,21 +50,17 @@ class Quadratic(eqx.Module):
     minimum: Float[Array, "..."] | None
 
     def __init__(self, hessian: ArrayLike | Sequence[float], minimum: ArrayLike | None = None):
-        self.hessian = jnp.asarray(hessian, dtype=float) if not hasattr(hessian, "dtype") else jnp.asarray(hessian)
-        self.minimum = None if minimum is None else jnp.asarray(minimum)
+        self.hessian = real("hessian", hessian)
+        self.minimum = None if minimum is None else real("minimum", minimum)
 
     def __check_init__(self):
         shape = self.hessian.shape
-        if not (len(shape) == 1 or (len(shape) == 2 and shape[0] == shape[1])):
+        if not (len(shape) == 1 or (len(shape) == 2 and shape[0] == shape[1])) or 0 in shape:
             raise ValueError(f"hessian must be a vector (d,) or a matrix (d, d), got shape {shape}")
-        if not jnp.issubdtype(self.hessian.dtype, jnp.floating):
-            raise TypeError(f"hessian must hold floating-point numbers, got dtype {self.hessian.dtype}")
         if self.minimum is not None and self.minimum.shape not in ((), shape[:1]):
             raise ValueError(f"minimum must be a number or have shape {shape[:1]}, got shape {self.minimum.shape}")
         if _checks.is_concrete(self.hessian):
             entries = np.asarray(self.hessian)
-            if not np.all(np.isfinite(entries)):
-                raise ValueError(f"hessian must be finite, got {entries}")
             if entries.ndim == 2 and not np.allclose(entries, entries.T, rtol=1e-5, atol=1e-6 * np.abs(entries).max()):
                 raise ValueError(f"hessian must be symmetric, got {entries}")
 
@@ -84,6 +82,8 @@ class EmbeddedSaddle(eqx.Module):
     - `quartic`: $\\lambda > 0$.
     - `cubic`: $\\xi$, which makes one of the minima the deeper one.
 
+    **Raises:** `ValueError` for numbers out of range, or shapes that don't fit; `TypeError` for anything but real numbers.
+
     >>> EmbeddedSaddle()(jnp.zeros(2)).item()
     0.0
     """
@@ -93,13 +93,16 @@ class EmbeddedSaddle(eqx.Module):
     cubic: Float[Array, ""]
 
     def __init__(self, hessian: ArrayLike | Sequence[float] = (-1.0, 2.0), quartic: ArrayLike = 1.0, cubic: ArrayLike = 0.1):
-        self.hessian = jnp.asarray(hessian)
-        self.quartic = jnp.asarray(quartic)
-        self.cubic = jnp.asarray(cubic)
+        self.hessian = real("hessian", hessian)
+        self.quartic = real("quartic", quartic)
+        self.cubic = real("cubic", cubic)
 
     def __check_init__(self):
-        if self.hessian.ndim != 1:
+        if self.hessian.ndim != 1 or not self.hessian.size:
             raise ValueError(f"hessian must be a vector of curvatures, got shape {self.hessian.shape}")
+        for name, value in (("quartic", self.quartic), ("cubic", self.cubic)):
+            if value.shape not in ((), self.hessian.shape):
+                raise ValueError(f"{name} must be a number, got shape {value.shape}")
         _checks.number("quartic", self.quartic, low=0.0)
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
@@ -115,6 +118,9 @@ class LinearRegression(eqx.Module):
 
     **Arguments:** `features`, shape `(N, d)`; `targets`, shape `(N,)`.
 
+    **Raises:** `ValueError` for shapes that don't fit, or numbers that are not finite; `TypeError` for anything but real
+    numbers.
+
     >>> LinearRegression(jnp.eye(2), jnp.ones(2))(jnp.zeros(2)).item()
     0.5
     """
@@ -123,13 +129,14 @@ class LinearRegression(eqx.Module):
     targets: Float[Array, " N"]
 
     def __init__(self, features: ArrayLike, targets: ArrayLike):
-        self.features = jnp.asarray(features)
-        self.targets = jnp.asarray(targets)
+        self.features = real("features", features)
+        self.targets = real("targets", targets)
 
     def __check_init__(self):
         _check_rows(self.features, self.targets, "targets")
 
     def __call__(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        _check_weights(self, w)
         return 0.5 * jnp.mean((self.features @ w - self.targets) ** 2)
 
 
@@ -143,6 +150,9 @@ class LogisticRegression(eqx.Module):
     - `labels`: shape `(N,)`, zeros and ones (or booleans).
     - `ridge`: $r \\ge 0$; positive, it makes the loss strongly convex.
 
+    **Raises:** `ValueError` for shapes that don't fit, other labels, a negative ridge, or numbers that are not finite;
+    `TypeError` for anything but real numbers.
+
     >>> round(LogisticRegression(jnp.eye(2), jnp.array([0, 1]))(jnp.zeros(2)).item(), 4)
     0.6931
     """
@@ -152,21 +162,30 @@ class LogisticRegression(eqx.Module):
     ridge: Float[Array, ""]
 
     def __init__(self, features: ArrayLike, labels: ArrayLike, ridge: ArrayLike = 0.0):
-        self.features = jnp.asarray(features)
-        self.labels = jnp.asarray(labels).astype(self.features.dtype)
-        self.ridge = jnp.asarray(ridge)
+        self.features = real("features", features)
+        self.labels = real("labels", labels, finite=False).astype(self.features.dtype)
+        self.ridge = real("ridge", ridge)
 
     def __check_init__(self):
         _check_rows(self.features, self.labels, "labels")
         _checks.number("ridge", self.ridge, low=0.0, closed="low")
+        if self.ridge.ndim:
+            raise ValueError(f"ridge must be one number, got shape {self.ridge.shape}")
         if _checks.is_concrete(self.labels) and not set(np.unique(np.asarray(self.labels))) <= {0.0, 1.0}:
             raise ValueError(f"labels must be 0 or 1, got values {np.unique(np.asarray(self.labels))[:5]}")
 
     def __call__(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        _check_weights(self, w)
         margins = (2 * self.labels - 1) * (self.features @ w)
         return jnp.mean(jax.nn.softplus(-margins)) + 0.5 * self.ridge * jnp.sum(w * w)
 
 
 def _check_rows(features: Array, targets: Array, name: str) -> None:
-    if features.ndim != 2 or targets.shape != features.shape[:1]:
+    if features.ndim != 2 or 0 in features.shape or targets.shape != features.shape[:1]:
         raise ValueError(f"features must have shape (N, d) and {name} shape (N,), got {features.shape} and {targets.shape}")
+
+
+def _check_weights(loss: LinearRegression | LogisticRegression, w: Array) -> None:
+    count = loss.features.shape[1]
+    if jnp.shape(w) != (count,):
+        raise ValueError(f"a {type(loss).__name__} on {count} features got w of shape {jnp.shape(w)}")

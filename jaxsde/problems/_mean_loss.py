@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ._numbers import check_keys
+
 # How many examples are worked on at a time: what differentiating them takes is held for as many.
 CHUNK = 256
 
@@ -20,7 +22,8 @@ class MeanLoss(eqx.Module):
     - `example_loss`: $\\ell$, `(params, example) -> scalar`.
     - `data`: a pytree of arrays with a leading axis of the same length N; an example is a pytree of their rows.
 
-    **Raises:** `ValueError` where the lengths differ or there are no data.
+    **Raises:** `ValueError` where the lengths differ or there are no data; `TypeError` for data that are not arrays of
+    numbers. When called, `ValueError` or `TypeError` where `example_loss` does not return one floating-point number.
 
     >>> MeanLoss(lambda w, example: (w - example) ** 2, jnp.array([1.0, 3.0]))(jnp.array(2.0)).item()
     1.0
@@ -33,6 +36,7 @@ class MeanLoss(eqx.Module):
         if not callable(example_loss):
             raise TypeError(f"example_loss must be callable, (params, example) -> scalar, got {example_loss!r}")
         self.example_loss = example_loss
+        check_keys("data", data)
         try:
             self.data = jax.tree.map(jnp.asarray, data)
         except TypeError as error:
@@ -54,7 +58,13 @@ class MeanLoss(eqx.Module):
 
     def each(self, params: PyTree, examples: PyTree) -> Float[Array, " n"]:
         """The loss of each of some examples."""
-        return jax.vmap(self.example_loss, (None, 0))(params, examples)
+        losses = jax.vmap(self.example_loss, (None, 0))(params, examples)
+        shape = getattr(losses, "shape", None)
+        if shape is None or len(shape) != 1:
+            raise ValueError(f"example_loss must return a scalar, got {losses if shape is None else f'shape {shape[1:]}'}")
+        if not jnp.issubdtype(losses.dtype, jnp.floating):
+            raise TypeError(f"example_loss must return a floating-point number, got dtype {losses.dtype}: it has no gradient")
+        return losses
 
     def weighted(self, params: PyTree, weights: Float[Array, " N"]) -> Float[Array, ""]:
         """The sum of the losses of all examples, each times its weight."""

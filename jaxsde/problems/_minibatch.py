@@ -54,7 +54,8 @@ class MiniBatch(AbstractNoise):
       every seed: free of both approximations, off by chance of the order $1/\\sqrt M$. A step then takes the gradients of
       M batches, or those of all examples where these are fewer, and holds M signs of every coordinate.
 
-    **Raises:** `ValueError` for numbers that are not whole or too small, or larger than N.
+    **Raises:** `ValueError` for numbers that are too small, or larger than N; `TypeError` for numbers that are not whole, a
+    `shuffle` that is not a boolean, or another loss.
 
     >>> loss = MeanLoss(lambda w, example: w @ example, jnp.array([[1.0], [3.0]]))
     >>> MiniBatch(loss, 4).variance(jnp.zeros(1)).tolist()
@@ -76,9 +77,13 @@ class MiniBatch(AbstractNoise):
         covariance_examples: int | None = None,
         sign_batches: int | None = None,
     ):
+        if not isinstance(loss, MeanLoss):
+            raise TypeError(f"loss must be a jaxsde.MeanLoss, whose examples make up the batches, got {loss!r}")
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise TypeError(f"shuffle must be True or False, got {shuffle!r}")
         self.loss = loss
         self.batch_size = _checks.count("batch_size", batch_size)
-        self.shuffle = shuffle
+        self.shuffle = bool(shuffle)
         if shuffle and batch_size > loss.count:
             raise ValueError(f"with shuffle, batch_size must be at most the number of examples, {loss.count}, got {batch_size}")
         self.sample = loss

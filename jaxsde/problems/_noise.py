@@ -17,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
 from .._tree import flat
+from ._numbers import check_keys, real
 
 
 class Signs(NamedTuple):
@@ -198,15 +199,10 @@ def _(primals: Any, tangents: Any) -> tuple[Array, Array | None]:
 
 def as_scale(scale: PyTree[ArrayLike], name: str) -> PyTree[Array]:
     """A scale as a pytree of arrays."""
+    check_keys(name, scale)
     if not jax.tree.leaves(scale):
         raise ValueError(f"{name} must be a number or a pytree of arrays, got {scale!r}")
-
-    def convert(leaf: ArrayLike) -> Array:
-        array = jnp.asarray(leaf)
-        # A whole number means a real one here; `+ 0.0` keeps Python numbers weakly typed.
-        return array if jnp.issubdtype(array.dtype, jnp.floating) else array + 0.0
-
-    return jax.tree.map(convert, scale)
+    return jax.tree.map(lambda leaf: real(name, leaf), scale)
 
 
 def fit(scale: PyTree[Array], params: PyTree, name: str) -> PyTree[Array]:

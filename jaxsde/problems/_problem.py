@@ -5,12 +5,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._tree import as_params, shape_of
 from ._mean_loss import MeanLoss
 from ._minibatch import MiniBatch
 from ._noise import AbstractNoise
+from ._numbers import check_keys
 
 
 class Problem(eqx.Module):
@@ -77,14 +79,30 @@ class Problem(eqx.Module):
         return self.noise.stochastic_gradient(self.loss, params, key)
 
     def validate(self, x0: Any) -> Any:
-        """`x0` as parameters of this problem; raises `ValueError` or `TypeError` where it does not fit."""
+        """`x0` as parameters of this problem; raises `ValueError` or `TypeError` where it does not fit, or where the loss
+        has no value or no gradient there."""
+        check_keys("x0", x0)
         x0 = as_params(x0)
         try:
-            value = shape_of(self.loss, x0)
-        except (TypeError, ValueError) as error:
-            shapes = jax.tree.map(lambda leaf: leaf.shape, x0)
-            raise ValueError(f"the loss cannot be evaluated at x0 with shapes {shapes}: {error}") from error
-        if getattr(value, "shape", None) != ():
-            raise ValueError(f"the loss must return a scalar, got {value}")
+            shape_of(_gradient, self.loss, x0)
+        except Exception as error:  # whatever goes wrong in a user's function
+            raise self._complaint(x0, error) from error
         self.noise.validate(x0)
         return x0
+
+    def _complaint(self, x0: PyTree, error: Exception) -> Exception:
+        """What to say of a loss whose gradient raised `error`."""
+        shapes = jax.tree.map(lambda leaf: leaf.shape, x0)
+        try:
+            value = shape_of(self.loss, x0)
+        except Exception as error:
+            return ValueError(f"the loss cannot be evaluated at x0 with shapes {shapes}: {type(error).__name__}: {error}")
+        if getattr(value, "shape", None) != ():
+            return ValueError(f"the loss must return a scalar, got {value}")
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            return TypeError(f"the loss must return a real floating-point number, got dtype {value.dtype}: it has no gradient")
+        return ValueError(f"the loss has a value, but no gradient that JAX could take, at x0 with shapes {shapes}: {error}")
+
+
+def _gradient(loss: Callable[[PyTree], Array], params: PyTree) -> PyTree:
+    return jax.grad(loss)(params)
