@@ -122,13 +122,14 @@ class MomentStatistics(eqx.Module):
 
     - `ts`: the recorded times, shape `(n,)`; `count`: over how many seeds the moments are taken at each, shape `(n,)`.
 
-    The other properties have a leading axis of these times, followed by the observable's shape. Where the count is too
+    The other properties have a leading axis of these times, followed by the observable's shape; those of a jackknife's
+    `left_out` statistics an axis of groups before it. Where the count is too
     small for a statistic (0 for a mean, below 2 for a variance) it is nan.
     """
 
     ts: Float[Array, " n"]
-    count: Int[Array, " n"]
-    _mean: Float[Array, "n k"]
+    count: Int[Array, "*groups n"]
+    _mean: Float[Array, "*groups n k"]
     _deviations: Float[Array, "..."]
     _shape: PyTree = eqx.field(static=True)
 
@@ -150,7 +151,7 @@ class MomentStatistics(eqx.Module):
         return unravel(jnp.hypot(sampling, rounding), self._shape)
 
     @property
-    def covariance(self) -> Float[Array, "n k k"]:
+    def covariance(self) -> Float[Array, "*groups n k k"]:
         """The unbiased covariance matrix over the raveled coordinates; kept by `Moments(covariance=True)` only."""
         if self._deviations.ndim == self._mean.ndim:
             raise ValueError("the covariance was not kept: simulate with reduce=jaxsde.Moments(covariance=True)")
