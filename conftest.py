@@ -15,6 +15,13 @@ def _doctest_names(doctest_namespace):
     doctest_namespace.update(jax=jax, jnp=jnp, optax=optax, diffrax=diffrax)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_a_module_are_dropped():
+    """Each compiled program takes some pages of memory of their own, of which a process may have 65,530 on Linux."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _errors_are_the_packages_own(request):
     """A test that expects errors may hand over what the annotations forbid: the check of annotations, whose error is a

@@ -27,11 +27,11 @@ def in_double(function: Callable[..., Any], *trees: Any) -> Callable[..., Any]:
     The floating-point arrays of `trees` are converted, exactly; so are those of the arguments.
     """
     with double_precision():
-        trees = _converted(trees)
+        trees = converted(trees)
 
     def evaluate(*arguments: Any) -> Any:
         with double_precision():
-            return jax.tree.map(np.asarray, _called(function, trees, _converted(arguments)))
+            return jax.tree.map(np.asarray, _called(function, trees, converted(arguments)))
 
     return evaluate
 
@@ -41,7 +41,9 @@ def _called(function: Callable[..., Any], trees: Any, arguments: Any) -> Any:
     return function(*trees, *arguments)
 
 
-def _converted(tree: Any) -> Any:
+def converted(tree: Any) -> Any:
+    """`tree` with its floating-point arrays in float64, on the host; for use within `double_precision`."""
+
     def convert(leaf: Any) -> Any:
         if not isinstance(leaf, (jax.Array, np.ndarray)) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf

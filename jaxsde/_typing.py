@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jaxtyping
+import numpy as np
 
 ArrayLike = jaxtyping.ArrayLike | Sequence[Any]
 """What `jnp.asarray` takes: an array, a number, or a sequence of them, nested or not."""
+
+Key = jaxtyping.PRNGKeyArray | np.ndarray
+"""A JAX key, typed or raw; a raw one may be an array of NumPy's."""

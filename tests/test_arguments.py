@@ -247,7 +247,7 @@ ESTIMATES = {
     "expectations, substeps": (lambda: _expectations(substeps=0.5), TypeError, "substeps must be a whole number"),
     "stationary, process": (lambda: js.stationary(js.SGD(0.1), X0, key=KEY), TypeError, "process must be an optimizer's chain"),
     "stationary, seeds": (lambda: js.stationary(SDE, X0, key=KEY, seeds=1), ValueError, "seeds must be at least 2, got 1"),
-    "stationary, steps": (lambda: js.stationary(SDE, X0, key=KEY, steps=-1), ValueError, "steps must be at least 1, got -1"),
+    "stationary, steps": (lambda: js.stationary(SDE, X0, key=KEY, steps=-1), ValueError, "steps must be at least [14], got -1"),
     "stationary, key": (lambda: js.stationary(SDE, X0, key=0), TypeError, "key must be a JAX key"),
     "stationary, substeps": (lambda: js.stationary(SDE, X0, key=KEY, substeps=0), ValueError, "substeps must be at least 1"),
     "stationary, most_steps": (lambda: js.stationary(SDE, X0, key=KEY, most_steps=1e4), TypeError, "most_steps must be"),

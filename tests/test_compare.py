@@ -103,6 +103,18 @@ def test_stationary_rows_are_over_even_and_odd_steps(every):
     assert result.optimizer.curves.loss.shape == result.optimizer.diverged.shape == result.ts.shape
 
 
+@pytest.mark.parametrize(("steps", "every"), [(1009, None), (1009, 1009), (1500, 1500), (4099, None)])
+def test_the_start_is_no_part_of_the_stationary_law(steps, every):
+    """Whatever divisors the number of steps has, and whatever is recorded of them for the user."""
+    problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    result = js.compare(js.SGD(0.1), problem, jnp.full(1, 10.0), steps=steps, every=every, seeds=400, substeps=1)
+    row = next((row for row in result.rows if row.quantity == "stationary loss"), None)
+    if row is None:
+        assert any("too few" in note for note in result.notes)
+        return
+    assert abs(row.optimizer.value - 0.1 / (2 * 1.9)) < 6 * row.optimizer.stderr
+
+
 def test_even_steps_alone_are_named():
     problem, opt = js.Problem(js.Quadratic([1.0]), js.Gaussian(0.1)), js.SignSGD(0.2)
     result = js.compare(opt, problem, jnp.zeros(1), steps=8192, every=1024, seeds=40, substeps=1)
@@ -115,7 +127,7 @@ def test_a_comparison_of_diverged_seeds_is_nan_and_says_so(tmp_path):
     assert any("80 of 80 seeds diverged by t = " in note and "none is left" in note for note in result.notes)
     late = [row for row in result.rows if row.quantity.startswith(("stationary", "loss"))]
     assert late and all(np.isnan(row.optimizer.value) for row in late)
-    assert "nan" in js.reporting.table(result)
+    assert "nan" in js.reporting.table(result) and "large" not in js.reporting.table(result)
     js.reporting.plot(result).figure.savefig(tmp_path / "diverged.png")
     js.reporting.save(result, str(tmp_path / "diverged.nc"))
     with xarray.open_dataset(tmp_path / "diverged.nc", engine="h5netcdf") as data:

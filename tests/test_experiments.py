@@ -101,26 +101,22 @@ def test_a_study_as_a_picture_and_as_a_file(tmp_path):
         assert list(read["table_1"].values) == [1.23456, 2.0] and list(read["table_0"].values) == ["one", "two"]
 
 
-class _Run:
+def _run(mean, std, seeds):
     """A run's record of the loss, made by hand."""
-
-    def __init__(self, mean, std, seeds):
-        self.seeds = seeds
-        self.record = {"loss": SimpleNamespace(mean=np.array(mean), variance=np.array(std) ** 2)}
-
-    def __getitem__(self, name):
-        return self.record[name]
+    times = jnp.arange(len(mean))
+    loss = SimpleNamespace(mean=np.array(mean), variance=np.array(std) ** 2)
+    return js.Ensemble(1.0 * times, times, 0 * times, seeds, {"loss": loss})
 
 
 def test_a_gap_by_hand():
     """Averages are over times after the start, and an ODE of one seed has no error of its own."""
-    chain = _Run([5.0, 3.0, 1.0], [0.0, 0.5, 1.5], 16)
-    gap = gap_between(chain, _Run([9.0, 3.5, 0.5], [7.0, 1.0, 2.0], 64))
+    chain = _run([5.0, 3.0, 1.0], [0.0, 0.5, 1.5], 16)
+    gap = gap_between(chain, _run([9.0, 3.5, 0.5], [7.0, 1.0, 2.0], 64))
     assert gap.to_spread == 0.5 and gap.to_decrease == 0.125 and gap.spread_ratio == 1.5
     # Against the definition: mean losses of equal laws, as normal variables.
     draws = np.random.default_rng(0).standard_normal((2, 400_000)) / np.sqrt([[16], [64]])
     np.testing.assert_allclose(gap.chance, np.abs(draws[0] - draws[1]).mean(), rtol=0.01)
-    lone = gap_between(chain, _Run([5.0, 3.5, 0.5], [np.nan] * 3, 1))
+    lone = gap_between(chain, _run([5.0, 3.5, 0.5], [np.nan] * 3, 1))
     assert lone.spread_ratio == 0.0 and lone.to_spread == 0.5
     np.testing.assert_allclose(lone.chance, np.abs(draws[0]).mean(), rtol=0.01)
 

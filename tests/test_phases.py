@@ -111,3 +111,12 @@ def test_sign_sgd_settles_lower_than_sgd_from_the_crossover_on():
         problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(sigma))
         sign = js.theory.asymptotic_loss(js.SignSGD(1e-4), problem, published=True)
         assert bool(sign < js.theory.asymptotic_loss(js.SGD(1e-4), problem)) == lower
+
+
+def test_phases_without_noise():
+    """Signal dominates where there is any; Phase 3's linear mean sign does not exist."""
+    problem = js.Problem(js.Quadratic([1.0, 1.0]), js.Gaussian(jnp.array([0.0, 1.0])))
+    assert js.theory.phase(problem, jnp.array([0.1, 0.1])).tolist() == [1, 3]
+    assert js.theory.phase(problem, jnp.zeros(2)).tolist() == [3, 3]
+    with pytest.raises(ValueError, match="noise in every coordinate"):
+        js.theory.phase_sde(js.SignSGD(0.1), problem, 3)

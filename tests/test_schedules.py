@@ -1,6 +1,7 @@
 """Schedules: against SciPy, NumPy and their own limits."""
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,15 +171,18 @@ def test_an_sde_takes_its_rate_at_the_optimizers_step(rate, substeps):
     np.testing.assert_allclose(run["x"].mean[1:, 0], exact, rtol=1e-4)
 
 
+def _dropping(rate, jump, k):
+    return jnp.where(k < jump, rate, 0.01 * rate)
+
+
 @pytest.mark.parametrize("name", _KINDS)
 def test_a_schedule_that_jumps_does_so_at_the_same_step_in_chain_and_sde(name):
     """Where the rate falls to a hundredth, the parameters all but stop; one step too late they go on for one more."""
-    rate, jumps = 0.3, np.arange(12, 20)
+    rate = 0.3
     problem = js.Problem(js.Quadratic([1e-3]), js.Gaussian(0.0))
-    for jump in jumps:
-        schedule = optax.piecewise_constant_schedule(rate, {int(jump): 0.01})
-        opt = _KINDS[name](schedule, reference_rate=rate)
-        run = dict(steps=20, seeds=1, every=1, key=jax.random.key(0), progress=False, observe={"x": lambda x: x})
+    for jump in (12, 13, 15, 19):
+        opt = _KINDS[name](eqx.Partial(_dropping, jnp.asarray(rate), jnp.asarray(jump)), reference_rate=rate)
+        run = dict(steps=20, seeds=1, every=1, key=jax.random.key(0), progress=False, observe={"x": _itself})
         for process in (opt.chain(problem), opt.sde(problem)):
             x = np.asarray(js.simulate(process, jnp.full(1, 100.0), **run)["x"].mean, float)[:, 0]
             speed = np.abs(np.diff(x))
@@ -186,12 +190,17 @@ def test_a_schedule_that_jumps_does_so_at_the_same_step_in_chain_and_sde(name):
             assert np.all(speed[jump - 3 : jump] > 0.5 * speed[jump - 1])
 
 
+def _itself(x):
+    return x
+
+
 @pytest.mark.parametrize("rate", _RATES)
 def test_diffrax_times_are_the_steps_that_they_round(rate):
     """Through `diffeqsolve`, whose float32 times are t1 k / n, and at the products k eta themselves."""
     steps, rate = 2000, np.float32(rate)
     schedule = lambda k: jnp.asarray(rate * 0.5 ** (k % 3))
-    sde = js.SGD(schedule, reference_rate=rate).sde(js.Problem(js.Quadratic([0.01]), js.Gaussian(0.0)))
+    curvature = 0.01 / float(rate)  # so that a step at a wrong rate shows
+    sde = js.SGD(schedule, reference_rate=rate).sde(js.Problem(js.Quadratic([curvature]), js.Gaussian(0.0)))
     ks = np.arange(steps, dtype=np.float32)
     for times in (ks * rate, (np.float32(steps) * rate) * (ks / np.float32(steps)), ks * np.float64(rate)):
         found = jax.vmap(lambda t: sde.instant(t).step)(jnp.asarray(times, jnp.float32))
@@ -202,8 +211,17 @@ def test_diffrax_times_are_the_steps_that_they_round(rate):
     solution = diffrax.diffeqsolve(
         sde.terms(path), diffrax.Euler(), 0.0, float(steps * rate), float(rate), jnp.ones(1), max_steps=steps
     )
-    exact = np.prod(1 - 0.01 * float(rate) * 0.5 ** (np.arange(steps) % 3))
+    exact = np.prod(1 - 0.01 * 0.5 ** (np.arange(steps) % 3))
     assert float(solution.ys[0, 0]) == pytest.approx(exact, rel=1e-3)
+
+
+def test_steps_are_right_as_long_as_a_float_can_tell_them():
+    """Beyond two million the roundings of a time are more than a step; the nearest step is the best there is."""
+    sde = js.SGD(lambda k: 0.1, reference_rate=0.125).sde(js.Problem(js.Quadratic([1.0]), js.Gaussian(0.0)))
+    for k in (2_000_001, 3_000_000, 10_000_000):
+        assert int(sde.instant(jnp.float32(k * 0.125)).step) == k
+    table = js.theory.scaled(js.SGD(lambda k: k * 1.0, reference_rate=1.0), 4.0).learning_rate
+    assert [float(table(jnp.asarray(k))) for k in (600_000, 1_000_000)] == [4 * 2_400_000, 4 * 4_000_000]
 
 
 @pytest.mark.parametrize(

@@ -258,3 +258,13 @@ def test_stable_laws_next_to_cauchys(alpha):
 def test_the_slope_of_student_noise_at_any_degrees_of_freedom(df):
     """For many of them it is that of normal noise, and no difference of large logarithms."""
     assert float(js.StudentT(df, 1.0).slope) == pytest.approx(2 * scipy.stats.t(df).pdf(0), rel=1e-6)
+
+
+def test_a_batch_of_all_the_data_has_no_sign_where_its_gradient_is_0():
+    problem = js.Problem.from_data(lambda w, row: w[0] * row, jnp.array([1.0, -1.0]), batch_size=2, shuffle=True)
+    gradient, w = problem.gradient(jnp.zeros(1)), jnp.zeros(1)
+    noise = problem.noise
+    assert float(gradient[0]) == 0
+    for law in (noise.prob_nonzero, noise.prob_negative, noise.mean_sign):
+        assert float(law(gradient, w)[0]) == 0
+    assert float(noise.signs(gradient, w).root(jnp.ones(1))[0]) == 0

@@ -39,6 +39,13 @@ def test_verdicts():
     assert below([1.0, 2.0], [0.9, 2.01], 0.001).verdict == Verdict.FAILS
 
 
+def test_what_is_not_finite_does_not_hold():
+    nothing = [np.nan, np.nan]
+    for check in (equal, below):
+        assert check([1.0, 2.0], nothing, nothing).verdict == Verdict.FAILS
+        assert check([1.0, 2.0], [1.0, np.nan], 0.001).verdict == Verdict.FAILS
+
+
 def test_first_order_needs_a_deviation_that_halves():
     def measure(power):
         return lambda rate: (rate * (1 + 2 * rate**power), 1e-4 * rate)

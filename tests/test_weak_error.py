@@ -132,3 +132,11 @@ def test_a_schedule_is_refused():
     with pytest.raises(ValueError, match="schedule"):
         opt = js.SGD(lambda k: 0.1, reference_rate=0.1)
         js.weak_error(opt, PROBLEM, jnp.ones(1), T=1.0, learning_rates=(0.2, 0.1), key=jax.random.key(0))
+
+
+def test_a_test_function_that_is_nowhere_finite_is_named():
+    with pytest.raises(ValueError, match=r"test_functions\['log'\] is not finite for any seed"):
+        js.weak_error(
+            js.SGD(0.1), PROBLEM, jnp.ones(1), T=1.0, learning_rates=(0.2, 0.1), key=jax.random.key(0), seeds=16,
+            test_functions={"log": lambda x: jnp.log(x[0] - 100)},
+        )  # fmt: skip

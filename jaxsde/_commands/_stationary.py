@@ -54,7 +54,8 @@ def run_stationary(arguments: Stationary) -> None:
             forms[name] = form(opt, problem)
         except ValueError as error:
             notes.append(f"no {name}: {error}")
-    forms |= _exact(opt, problem, notes)
+    # Seeds that start in one place are on one lattice.
+    forms |= _exact(opt, problem, None if arguments.spread else arguments.start)
     print(reporting.stationary_table(columns, forms, notes))
 
 
@@ -64,11 +65,11 @@ def _scattered(x0: Any, spread: float, key: jax.Array) -> Any:
     return unravel(vector + spread * jax.random.normal(key, vector.shape, vector.dtype))
 
 
-def _exact(opt: Any, problem: Any, notes: list[str]) -> dict[str, theory.Law]:
+def _exact(opt: Any, problem: Any, offset: float | None) -> dict[str, theory.Law]:
     """Exact laws of one-dimensional problems, by detailed balance and by quadrature."""
     exact = {}
     references = {
-        "exact optimizer": lambda: theory.birth_death(opt, problem),
+        "exact optimizer": lambda: theory.birth_death(opt, problem, offset),
         "exact SDE": lambda: theory.density(opt.sde(problem)),
     }
     for name, reference in references.items():

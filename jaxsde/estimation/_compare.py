@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PyTree
 
 from .. import _checks, _random, theory
 from .._tree import flat, is_sampler, size
+from .._typing import Key
 from ..optimizers import AbstractOptimizer
 from ..problems import Problem
 from ..processes import SDE, Chain
@@ -94,7 +95,7 @@ def compare(
     *,
     steps: int = 1000,
     seeds: int = 10_000,
-    key: PRNGKeyArray | None = None,
+    key: Key | None = None,
     every: int | None = None,
     substeps: int = 8,
     model: str = "compagnoni",
@@ -117,7 +118,7 @@ def compare(
       about a hundredth of `steps`, and odd if possible. Where it is even, more times are recorded than returned, for the
       stationary quantities.
     - `model`: the SDE's.
-    - `groups`: of seeds, for the jackknife.
+    - `groups`: of seeds, for the jackknife; at most as many as seeds.
 
     **Returns:** a [`Comparison`][], for `jaxsde.reporting.table`, `.plot` and `.save`. Where there is no SDE or no
     theory, it is None, and `notes` say why.
@@ -138,12 +139,17 @@ def compare(
     if steps % every:
         raise ValueError(f"every must divide steps, got every={every} and steps={steps}")
     notes: list[str] = []
-    stride = _odd_part(every)
-    if steps // stride > _MOST_RECORDS:
+    stride = _odd_stride(steps, every)
+    if stride is None:
         stride = every
+        if every % 2 == 0:
+            notes.append(
+                f"only even steps are recorded, every={every}: where an optimizer's even and odd steps differ, as SignSGD's on "
+                "its lattice, stationary quantities are those of even steps; give an every with a large odd factor"
+            )
+    if _tail(steps // stride) is None:
         notes.append(
-            f"only even steps are recorded, every={every}: where an optimizer's even and odd steps differ, as SignSGD's on its "
-            "lattice, stationary quantities are those of even steps; give an every with a large odd factor"
+            f"no stationary quantities: {steps // stride} records are too few to tell the end of the run from its start"
         )
     chain = opt.chain(problem)
     try:
@@ -158,7 +164,7 @@ def compare(
     if size(example) <= _KEPT:
         observe["x"] = flat
     common: dict[str, Any] = dict(steps=steps, seeds=seeds, every=stride, observe=observe, chunk=chunk, progress=progress)
-    common["reduce"] = Jackknife(Moments(covariance=True), groups)
+    common["reduce"] = Jackknife(Moments(covariance=True), min(_checks.count("groups", groups, least=2), max(2, seeds)))
 
     def run(process: Chain | SDE, stream: int, **more: Any) -> Ensemble:
         return simulate(process, x0, key=jax.random.fold_in(key, stream), **common, **more)
@@ -274,6 +280,8 @@ def _quantities(ts: np.ndarray, curves: Curves, window: slice | None) -> dict[st
                 quantities[f"total variance, {at}"] = float(np.trace(curves.covariance[i]))
         quantities[f"loss, {at}"] = float(curves.loss[i])
     tail = _tail(last)
+    if tail is None:
+        return quantities
     settled = Curves(*(None if c is None else c[tail].mean(axis=0) for c in curves))  # type: ignore[arg-type]
     quantities |= _stationary(settled)
     if window is not None:
@@ -300,7 +308,10 @@ def _stationary(law: Curves) -> dict[str, float]:
 def _decay_window(loss: np.ndarray) -> slice | None:
     """Where the loss above its final average first falls from 80 % to 10 % of its start; None where it does not."""
     last = len(loss) - 1
-    excess = loss - loss[_tail(last)].mean()
+    tail = _tail(last)
+    if tail is None:
+        return None
+    excess = loss - loss[tail].mean()
     if not np.all(np.isfinite(excess)) or excess[0] <= 0:
         return None
     below = np.flatnonzero(excess < 0.8 * excess[0])
@@ -310,19 +321,23 @@ def _decay_window(loss: np.ndarray) -> slice | None:
     return slice(int(below[0]), int(done[0]))
 
 
-def _tail(last: int) -> slice:
-    """The last quarter of the records, an even number of them: as many of even steps as of odd ones."""
-    return slice(last + 1 - 2 * max(1, (last // 4 + 1) // 2), None)
+def _tail(last: int) -> slice | None:
+    """The last quarter of the records, an even number of them: as many of even steps as of odd ones. None where there are
+    so few that they would reach back to the start."""
+    count = 2 * max(1, (last // 4 + 1) // 2)
+    return slice(last + 1 - count, None) if 2 * count <= last else None
 
 
 def _default_stride(steps: int) -> int:
-    """The largest odd divisor of `steps` that records often enough, or else an even one that does not record too often."""
+    """The largest odd divisor of `steps` that records often enough, or else the least divisor that records seldom enough."""
     odd = max(d for d in range(1, max(1, steps // _RECORDS) + 1, 2) if steps % d == 0)
-    if steps // odd <= 10 * _RECORDS:
+    if steps // odd <= _MOST_RECORDS:
         return odd
-    return next(d for d in range(max(1, steps // (2 * _RECORDS)), steps + 1) if steps % d == 0)
+    return next(d for d in range(steps // _MOST_RECORDS, steps + 1) if steps % d == 0)
 
 
-def _odd_part(number: int) -> int:
-    """The number without its factors of two."""
-    return number // (number & -number)
+def _odd_stride(steps: int, every: int) -> int | None:
+    """The largest odd divisor of `every` that records often enough; None where such a one records too often."""
+    odd = [d for d in range(1, every + 1, 2) if every % d == 0]
+    stride = max((d for d in odd if steps // d >= _RECORDS), default=1)
+    return stride if steps // stride <= _MOST_RECORDS else None

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .. import _checks, _random
-from .._double import in_double
-from .._tree import cast, flat, is_sampler, size
+from .._double import converted, double_precision, in_double
+from .._tree import cast, flat, is_sampler, shape_of, size
+from .._typing import Key
 from ..processes import SDE, Accompanied, Chain, Sighting, Tangent, TangentLaw
 from ..simulation import AbstractIncrements, Moments, simulate
 
@@ -20,7 +21,7 @@ from ..simulation import AbstractIncrements, Moments, simulate
 _LARGEST_STATE = 64
 _START_DRAWS = 256
 
-# Two results of the same value differ by so many units in the last place, at best.
+# Standard errors include this many float spacings of the value, for rounding.
 _ROUNDINGS = 2.5
 
 # The noiseless trajectory in the run's precision may be off that of the exact law by this share of its size, and of the
@@ -59,7 +60,7 @@ def expectations(
     *,
     steps: int,
     seeds: int,
-    key: PRNGKeyArray,
+    key: Key,
     every: int | None = None,
     substeps: int = 1,
     increments: str | AbstractIncrements | None = None,
@@ -72,8 +73,8 @@ def expectations(
     Taylor polynomial $c = \\nabla g(m) \\cdot \\delta + \\frac12 \\delta^\\top \\nabla^2 g(m)\\,\\delta$, which is
     $\\frac12 \\mathrm{tr}(\\nabla^2 g(m)\\,C)$, computed in float64 whatever the precision of the run. The estimate is the mean
     of $g(x) - c$ plus that: unbiased, whatever the distance between the two processes, and with little variance where they
-    are close. Entries whose variance the control does not reduce are plain means, and so are those where it is not finite
-    for some seed. Standard errors hold those of sampling and a few roundings of the result.
+    are close. Entries whose variance the control does not reduce are plain means, and so are those where a seed has
+    diverged or its control is not finite. Standard errors hold those of sampling and a few roundings of the result.
 
     **Arguments:**
 
@@ -109,7 +110,7 @@ def expectations(
         run = simulate(companion, x0, observe=observables(functions), **common)
         law = tangent_law(companion, steps, run.steps, substeps)
         known = expected_controls(functions, law, np.asarray(run[TRAJECTORY].mean, float))
-        values = {n: _controlled(run[n], run[controlled(n)], known[n]) for n in functions}
+        values = {n: _controlled(run[n], run[controlled(n)], known[n], seeds) for n in functions}
     example = x0(key) if is_sampler(x0) else x0
     for name, function in functions.items():
         if getattr(jax.eval_shape(function, example), "shape", None) == ():
@@ -137,7 +138,19 @@ def accompany(process: Chain | SDE, x0: Any, substeps: int = 1) -> Accompanied |
         return None
     per_step = substeps if isinstance(process, SDE) else 1
     first = sde.start_steps * per_step
-    return Accompanied(process, Tangent(sde, start, *(jnp.asarray(n, jnp.int32) for n in (first, per_step))))
+    tangent = Tangent(sde, start, *(jnp.asarray(n, jnp.int32) for n in (first, per_step)))
+    return Accompanied(process, tangent) if _works_in_double(tangent) else None
+
+
+def _works_in_double(tangent: Tangent) -> bool:
+    """Whether the law of the tangent process can be computed in float64. A loss that insists on float32 has no control."""
+    h = jnp.ones((), flat(tangent.start).dtype)
+    try:
+        with double_precision():
+            shape_of(_law, *converted((tangent, h)), 2, *np.ones(2, np.int32))
+    except TypeError:
+        return False
+    return True
 
 
 def _nearest_sde(make: Callable[..., SDE]) -> SDE | None:
@@ -192,8 +205,8 @@ def expected_controls(
 
 
 def rounded(value: Any, dtype: Any) -> np.ndarray:
-    """By how much a value computed in this precision is off, at best."""
-    return _ROUNDINGS * float(jnp.finfo(dtype).eps) * np.abs(np.asarray(value, float))
+    """The rounding error of a value in this precision, to be added to its standard error."""
+    return np.asarray(_ROUNDINGS * float(jnp.finfo(dtype).eps) * np.abs(np.asarray(value, float)))
 
 
 @eqx.filter_jit
@@ -238,17 +251,17 @@ def _plain(statistics: Any) -> Expectation:
     return Expectation(mean, np.hypot(stderr, rounded(mean, statistics.mean.dtype)), np.ones_like(mean))
 
 
-def _controlled(plain: Any, fine: Any, known: np.ndarray) -> Expectation:
+def _controlled(plain: Any, fine: Any, known: np.ndarray, seeds: int) -> Expectation:
     crude = _plain(plain)
     mean = np.asarray(fine.mean, float) + known
     stderr = np.hypot(np.asarray(fine.stderr, float), rounded(mean, plain.mean.dtype))
-    return Expectation(*better(crude.mean, crude.stderr, mean, stderr, usable(plain, fine)[:, None]))
+    return Expectation(*better(crude.mean, crude.stderr, mean, stderr, usable(fine, seeds)[:, None]))
 
 
-def usable(plain: Any, fine: Any) -> np.ndarray:
-    """At which times the controlled values are finite for all seeds that have a plain one; without some of them, the
-    control's expectation would not be the exact one."""
-    return np.asarray(plain.count) == np.asarray(fine.count)
+def usable(fine: Any, seeds: int) -> np.ndarray:
+    """At which times the controlled values of all seeds are finite. The control's exact expectation is one over all of
+    them: it is not that over the seeds that are left where some have diverged."""
+    return np.asarray(fine.count) == seeds
 
 
 def better(

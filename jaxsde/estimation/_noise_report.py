@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import scipy  # whose parts load when they are first used
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PyTree
 
 from .. import _checks, _random
 from .._tree import cast, flat
+from .._typing import Key
 from ..problems import MeanLoss, Problem
 
 # Of the numbers of the noise, this share, the largest, count for the tail index; and so many numbers are looked at.
@@ -77,7 +78,7 @@ def noise_report(
     problem: Problem,
     params: PyTree,
     *,
-    key: PRNGKeyArray | None = None,
+    key: Key | None = None,
     draws: int = 256,
     tolerance: float = 0.1,
     curvature_examples: int = 128,

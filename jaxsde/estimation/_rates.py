@@ -99,7 +99,8 @@ def convergence_rate(
 
     - `statistics`: of a scalar observable, such as `ensemble["loss"]`.
     - `floor`: $m_\\infty$; by default, for `"exponential"` the average after the burn-in of the run's second half
-      ([`burn_in`][]), else 0.
+      ([`burn_in`][]), else 0. Of SignSGD with noise narrow against its steps, record at an odd `every`: its chain is on
+      every second point of its lattice at even steps, and both curve and floor at these alone are others.
     - `window`: first and last time of the fit; by default from where the excess $m_t - m_\\infty$ first falls below 80 %
       of its start to where it first falls below 10 % of it, or below five standard errors. For `"power"`, whose slope
       is one of late times, from a tenth of the last time on, while the excess is above five standard errors.
@@ -229,11 +230,14 @@ def _floor(curves: _Curves, floor: float | None, kind: str) -> _Floor:
     half = curves.ts.size // 2
     parts = None if curves.without is None else curves.without[:, half:]
     start, settled = burn_in(curves.mean[half:], curves.stderr[half:], parts)
-    first, second = np.array_split(curves.mean[half + start :], 2)
+    begin = half + start
+    first, second = np.array_split(curves.mean[begin:], 2)
     drift = abs(np.mean(first) - np.mean(second))
     if not settled and drift > _NEGLIGIBLE * abs(curves.mean[0] - np.mean(second)):
         raise ValueError("the curve has not settled, so its floor is unknown: simulate more steps, or give floor")
-    tail[half + start :] = 1 / tail[half + start :].size
+    # An even number of records: at an odd stride, as many even steps as odd ones.
+    begin += (tail.size - begin) % 2 if tail.size - begin > 1 else 0
+    tail[begin:] = 1 / tail[begin:].size
     return _Floor(0.0, tail)
 
 
@@ -288,10 +292,11 @@ def _curves(statistics: Any) -> _Curves:
     unknown = ~np.isfinite(curves.mean + curves.stderr)
     if np.any(unknown):
         counts = _counts(statistics)
-        lost = np.max(counts) - counts
+        most = int(np.max(counts))
+        why = divergence(most - counts, most, curves.ts) if most > 1 else f"at no time there are more than {most} finite values"
         raise ValueError(
-            f"{divergence(lost, int(np.max(counts)), curves.ts)}: a rate needs at least two finite seeds at each time, and "
-            f"there are fewer at {np.count_nonzero(unknown)} of {unknown.size} times"
+            f"{why}: a rate needs at least two finite seeds at each time, and there are fewer at "
+            f"{np.count_nonzero(unknown)} of {unknown.size} times"
         )
     return curves
 

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy  # whose parts load when they are first used
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PyTree
 
 from .. import _checks, _random
 from .._tree import flat, is_sampler, size
+from .._typing import Key
 from ..processes import SDE, Accompanied, Chain
 from ..simulation import Ensemble, Jackknife, Moments, Samples, simulate
 from ._control import TRAJECTORY, accompany, better, controlled, expected_controls, observables, rounded, tangent_law, usable
@@ -30,6 +31,8 @@ _SETTLED, _LENGTHS = 1e-7, 6
 
 # Seeds have mixed where R-hat is below this (Vehtari et al., 2021, advise 1.01 for chains that are much longer).
 _MIXED = 1.05
+
+_NO_LAW = "there is no stationary law to estimate"
 
 # How often a verdict over all curves may find a trend where there is none.
 _FALSE_ALARMS = 0.003
@@ -58,8 +61,8 @@ class Stationary(NamedTuple):
     """Per coordinate, over seeds: rank-normalised and split. Near 1 where each seed has seen the same law; above it where
     runs are short, or seeds are stuck in different places."""
     settled: bool
-    """Whether no curve of means over seeds shows a trend after `burn_in`, and R-hat is below 1.05 in all coordinates. No
-    such verdict sees a part of the law that no seed has reached, as a well that none has left for it."""
+    """Whether no curve of means over seeds shows a trend after `burn_in`, R-hat is below 1.05 in all coordinates, and no seed
+    has diverged. No such verdict sees a part of the law that no seed has reached, as a well that none has left for it."""
     burn_in: float
     """The time from which on averages are taken."""
     ts: np.ndarray
@@ -82,7 +85,7 @@ def stationary(
     process: Chain | SDE,
     x0: Any,
     *,
-    key: PRNGKeyArray,
+    key: Key,
     seeds: int = 4096,
     steps: int | None = None,
     substeps: int = 1,
@@ -101,10 +104,10 @@ def stationary(
     Times are recorded at an odd stride, and averaged in pairs: SignSGD's chain is on every second point of its lattice at
     even steps and on the others at odd ones, and its stationary law is the mean of the two.
 
-    `.settled` says that the means over seeds show no trend, and that R-hat over seeds is below 1.05: each seed has seen the
-    same law. Neither can see what no seed has reached: if all start in one well and none leaves it, both are content, and
-    the law is that of the well. Start the seeds apart, with `x0` a function that draws from a law wider than the stationary
-    one, to find out.
+    `.settled` says that the means over seeds show no trend, that R-hat over seeds is below 1.05, so that each seed has seen
+    the same law, and that no seed has diverged. None of these can see what no seed has reached: if all start in one well and
+    none leaves it, all are content, and the law is that of the well. Start the seeds apart, with `x0` a function that draws
+    from a law wider than the stationary one, to find out.
 
     **Arguments:**
 
@@ -149,7 +152,7 @@ def stationary(
             grid = _Grid.of(2 * grid.steps)
             continue
         law = _estimate(process, companion, x0, key, seeds, grid, groups, paths, **common)
-        if law.settled or fixed is not None or 2 * grid.steps > most_steps:
+        if law.settled or law.diverged or fixed is not None or 2 * grid.steps > most_steps:
             return law
         grid = _Grid.of(2 * grid.steps)
 
@@ -219,7 +222,9 @@ class _Paths(NamedTuple):
 
 def _paths(process: Any, x0: Any, grid: _Grid, kept: int, key: Any, **common: Any) -> _Paths:
     common |= dict(steps=grid.steps, every=grid.stride)
-    values = simulate(process, x0, seeds=kept, key=key, observe={"x": flat}, reduce=Samples(), **common)["x"].values
+    run = simulate(process, x0, seeds=kept, key=key, observe={"x": flat}, reduce=Samples(), **common)
+    check_seeds_left(run, _NO_LAW)
+    values = run["x"].values
     samples = np.asarray(values, float)
     finite = np.all(np.isfinite(samples), axis=(0, 2))
     samples = samples[grid.start :, finite]
@@ -251,7 +256,7 @@ def _estimate(
         process if companion is None else companion, x0, steps=grid.steps, every=grid.stride, seeds=seeds, key=key,
         substeps=substeps, observe=observe, reduce=Jackknife(Moments(), groups), progress=progress,
     )  # fmt: skip
-    check_seeds_left(run, "there is no stationary law to estimate")
+    check_seeds_left(run, _NO_LAW)
     crude = {n: _Curves.of(run, n, grid, 0.0) for n in functions}
     fine = crude
     if companion is not None:
@@ -259,15 +264,15 @@ def _estimate(
         known = expected_controls(functions, tangent_law(companion, grid.steps, run.steps, substeps), trajectory)
         fine = {n: _Curves.of(run, controlled(n), grid, known[n]) for n in functions}
         for name, curves in fine.items():
-            if not usable(run[name].total, run[controlled(name)].total)[grid.start :].all() or not curves.finite:
+            if not usable(run[controlled(name)].total, seeds)[grid.start :].all() or not curves.finite:
                 fine[name] = crude[name]
     reference, dtype = np.asarray(paths.reference, float), paths.reference.dtype
     values, errors, factors = _select(*(_averages(c, reference, dtype) for c in (crude, fine)))
     ts = np.asarray(run.ts, float)
+    settled = not run.diverged[-1] and paths.mixed and _without_trend(fine)
     return Stationary(
-        values.mean, values.covariance, values.loss, errors, factors, paths.effective * seeds, paths.r_hat,
-        paths.mixed and _without_trend(fine), float(ts[grid.start]), ts, paths.samples, int(run.diverged[-1]), seeds,
-        grid.steps,
+        values.mean, values.covariance, values.loss, errors, factors, paths.effective * seeds, paths.r_hat, settled,
+        float(ts[grid.start]), ts, paths.samples, int(run.diverged[-1]), seeds, grid.steps,
     )  # fmt: skip
 
 

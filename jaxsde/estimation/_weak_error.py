@@ -7,10 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PyTree
 
 from .. import _checks, _random
 from .._tree import cast, flat, is_sampler
+from .._typing import Key
 from ..optimizers import AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, adjusted, known
 from ..problems import Problem
 from ..processes import SDE
@@ -83,7 +84,7 @@ def weak_error(
     *,
     T: float,
     learning_rates: Sequence[float],
-    key: PRNGKeyArray,
+    key: Key,
     test_functions: Mapping[str, Callable[[PyTree], Any]] | None = None,
     seeds: int = 20_000,
     substeps: int = 4,
@@ -169,6 +170,9 @@ def weak_error(
                 lost = divergence(side.diverged, seeds, side.ts)
                 raise ValueError(f"at the learning rate {rates[i]:g} {lost} of the {name}: there is no expectation to compare")
         sides.append((discrete, coarse, fine, _ode(sde, x0, count, substeps, functions)))
+    for name in functions:
+        if not all(np.isfinite(side[name].mean[-1]) for of_rate in sides for side in of_rate[:3]):
+            raise ValueError(f"test_functions[{name!r}] is not finite for any seed at the end of a run: it has no expectation")
     errors = {name: _function_error(name, rates, sides) for name in functions}
     title = f"{type(opt).__name__} on {type(problem.loss).__name__} with {type(problem.noise).__name__} noise, {model}"
     lost = sum(int(e.diverged[-1]) for side in sides for e in side[:3])

@@ -90,8 +90,8 @@ def _diffusion(scale: Array, root: Callable[[PyTree], PyTree], dw: PyTree) -> Py
 def _innovation(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
     """The sign of a stochastic gradient, minus its mean, over its standard deviation.
 
-    Where the sign is certain, the sign of the noise stands in: it is not, and has mean 0 and variance 1 as well, since the
-    laws are symmetric. A control's exact law counts a variance of 1 at every step, whatever the past.
+    Where the sign is certain, the sign of the noise is used instead: it is random, with mean 0 and variance 1, since the laws
+    are symmetric. The exact law of a control counts a variance of 1 at every step, whatever the past.
     """
 
     def standardised(g: Array, f: Array, mean: Array, nonzero: Array) -> Array:

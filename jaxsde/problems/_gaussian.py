@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _checks, _threefry
 from .._tree import flat, size
+from .._typing import ArrayLike
 from . import _normal_signs
 from ._noise import AbstractNoise, as_scale, fit, independent_signs, mixed, nonzero, over, scaled
 from ._numbers import real

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _checks
+from .._typing import ArrayLike
 from ._noise import AbstractIndependentNoise, as_scale
 
 _LEAST_ALPHA, _TABLE, _GAP = 0.5, 8192, 0.15

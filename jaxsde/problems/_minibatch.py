@@ -14,7 +14,7 @@ from .. import _checks
 from .._tree import flat, size
 from . import _normal_signs
 from ._mean_loss import CHUNK, MeanLoss, chunks
-from ._noise import AbstractNoise, Signs, independent_signs
+from ._noise import AbstractNoise, Signs, independent_signs, nonzero
 
 # How many numbers the examples' gradients may have that are held at a time, unless that were fewer than so many gradients.
 _GRADIENT_NUMBERS, _LEAST_GRADIENTS = 2**22, 8
@@ -160,15 +160,16 @@ class MiniBatch(AbstractNoise):
 
     def sign_moments(self, gradient: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         if self.sign_batches is None:
-            nonzero, *normal = self._rarely_zero(gradient, params)
-            return jax.tree.map(jnp.multiply, nonzero, _normal_signs.mean_sign(*normal)), nonzero
+            some, *normal = self._rarely_zero(gradient, params)
+            mean = jax.tree.map(jnp.multiply, some, _normal_signs.mean_sign(*normal))
+            return mean, jax.tree.map(lambda q, g, s: q * nonzero(g, s), some, *normal)
         signs = self._signs(self.sign_batches, params)
         return _mean(signs), _mean(jax.tree.map(jnp.abs, signs))
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         if self.sign_batches is None:
-            nonzero, *normal = self._rarely_zero(gradient, params)
-            return jax.tree.map(jnp.multiply, nonzero, _normal_signs.prob_negative(*normal))
+            some, *normal = self._rarely_zero(gradient, params)
+            return jax.tree.map(jnp.multiply, some, _normal_signs.prob_negative(*normal))
         below = lambda signs: jnp.mean(signs < 0, axis=0, dtype=signs.dtype)
         return jax.tree.map(below, self._signs(self.sign_batches, params))
 

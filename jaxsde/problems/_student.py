@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import betainc, gammaln
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _checks
 from .._special import polynomial
+from .._typing import ArrayLike
 from ._noise import AbstractIndependentNoise, as_scale, fit, nonzero, over
 
 

@@ -10,16 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _random
+from .._clock import step_of
 from .._tree import is_sampler
 from ..problems import Problem
 from ._chain import Chain, ChainState
 
 Y = PyTree
 Diffusion = Callable[[PyTree], Y]
-
-# Times in floating point are taken for the multiple of the learning rate that they miss by so many roundings: the product
-# k eta has two, those of a solver that divides an interval evenly four.
-_ROUNDINGS = 4
 
 
 class Instant(NamedTuple):
@@ -95,10 +92,8 @@ class SDE(eqx.Module):
         if isinstance(t, Instant):
             return t
         t = jnp.asarray(t, jnp.result_type(float, t))
-        quotient = t / self.learning_rate
-        precision = max(jnp.finfo(t.dtype).eps, jnp.finfo(self.learning_rate.dtype).eps)
-        slack = _ROUNDINGS * precision * jnp.maximum(jnp.abs(quotient), 1)
-        return Instant(t, jnp.floor(quotient + slack).astype(jnp.int32))
+        precision = max(float(jnp.finfo(a.dtype).eps) for a in (t, self.learning_rate))
+        return Instant(t, step_of(t / self.learning_rate, precision))
 
     def fields(self, t: Any, y: Y) -> tuple[Y, Diffusion | None]:
         """Drift and diffusion at `(t, y)`, from one evaluation of the gradient. `t`: a time or an [`Instant`][]."""

@@ -120,4 +120,6 @@ def _deviation(row: Row, other: Estimate | float | None) -> tuple[str, str]:
     if deviation is None:
         return "-", "-"
     percent, sigmas = deviation
+    if np.isnan(percent):
+        return "-", "-"
     return (f"{percent:+.1f}" if abs(percent) < 1e4 else "large"), f"{sigmas:+.1f}"

@@ -9,8 +9,8 @@ from ..theory import Law
 
 _LISTED = 3
 _BLIND = (
-    "stationary: the means show no trend and R-hat is below 1.05. Neither sees what no seed has reached, as a well that none "
-    "has left for it: start the seeds apart to look"
+    "'stationary' above means: no trend in the means, R-hat below 1.05, no seed diverged. It cannot tell of what no seed has "
+    "reached, as a well that none has left for it: start the seeds apart to look"
 )
 
 

@@ -14,6 +14,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from .. import _checks, _random
 from .._extras import optional
 from .._tree import cast, is_sampler, shape_of, size
+from .._typing import Key
 from ..processes import SDE, Accompanied, Chain, Sighting
 from . import _loop
 from ._ensemble import Ensemble, Interrupted
@@ -54,7 +55,7 @@ def simulate(
     *,
     steps: int,
     seeds: int,
-    key: PRNGKeyArray,
+    key: Key,
     every: int | None = None,
     observe: Mapping[str, Callable[[PyTree], PyTree]] | None = None,
     reduce: AbstractReducer | None = None,

@@ -11,6 +11,7 @@ from .._typing import ArrayLike
 from ..optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, SignSGD
 from ..problems import Gaussian, Problem
 from ._phases import phase_2_constants
+from ._recursions import check_rate
 from ._setting import Setting, as_start, as_times, setting
 
 
@@ -81,7 +82,9 @@ def loss_bound(
         raise ValueError(f"phase and published are for SignSGD's bounds, got {type(opt).__name__}")
     if phase in (1, 2) and type(problem.noise) is not Gaussian:
         raise ValueError(f"the bounds of Phases 1 and 2 are for Gaussian noise, got {type(problem.noise).__name__}")
-    if isinstance(opt, SignSGD) and phase != 1:
+    if not isinstance(opt, SignSGD):  # whose bounds hold at any rate
+        check_rate(opt, s, problem.noise.independent)
+    elif phase != 1:
         check_noise(s)
     spectrum = jnp.linalg.eigvalsh(s.dense_hessian)
     mu, smoothness, trace = spectrum[0], spectrum[-1], jnp.sum(spectrum)

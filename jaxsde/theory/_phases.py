@@ -119,6 +119,9 @@ def phase_sde(opt: SignSGD, problem: Problem, phase: int) -> SDE:
     noise = problem.noise
     if not (noise.independent and (type(noise) is Gaussian or isinstance(noise, AbstractIndependentNoise))):
         raise ValueError(f"phase_sde needs noise of constant law with independent coordinates, got {type(noise).__name__}")
+    scale = noise.scale if phase == 3 else 1.0
+    if _checks.is_concrete(scale) and not all(np.all(np.asarray(leaf) > 0) for leaf in jax.tree.leaves(scale)):
+        raise ValueError(f"Phase 3 linearises the mean sign and needs noise in every coordinate, got the scale {scale}")
     statistics, coefficients = (problem.gradient, _signed) if phase == 1 else (eqx.Partial(_linearised, problem), _linear)
     return eqx.tree_at(
         lambda sde: (sde.statistics, sde.coefficients), opt.sde(problem), (statistics, eqx.Partial(coefficients, opt))
@@ -154,4 +157,6 @@ def _normalised(problem: Problem, x: PyTree) -> PyTree:
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     if type(problem.noise) is not Gaussian:
         raise ValueError(f"the phases are those of Gaussian noise, got {type(problem.noise).__name__}")
-    return jax.tree.map(lambda g, v: g / jnp.sqrt(2 * v), problem.gradient(x), problem.noise.variance(x))
+    # Without noise signal dominates, unless there is none either.
+    ratio = lambda g, v: jnp.where(g == 0, g, g / jnp.sqrt(2 * v))
+    return jax.tree.map(ratio, problem.gradient(x), problem.noise.variance(x))

@@ -12,10 +12,10 @@ from ._setting import Setting
 
 def check_rate(opt: AbstractOptimizer, s: Setting, independent: bool) -> None:
     """Raises `ValueError` where one step of the optimizer itself enlarges what its SDE contracts: past that learning rate
-    the optimizer diverges, and the SDE's moments are those of nothing.
+    the optimizer diverges, and the SDE's moments no longer describe it.
 
-    For SGD that is where $\\eta\\lambda \\ge 2$. SignSGD never diverges, but there its steps are longer than the noise is
-    wide, $\\eta \\ell \\lambda \\ge \\sigma$, and the second moment that its linearised mean sign gives is none of its own.
+    For SGD that is where $\\eta\\lambda \\ge 2$. SignSGD never diverges. But where its steps are longer than the noise is
+    wide, $\\eta \\ell \\lambda \\ge \\sigma$, the second moment of the linearised chain is negative or infinite.
     """
     if not _checks.is_concrete(opt, s):
         return
@@ -25,16 +25,16 @@ def check_rate(opt: AbstractOptimizer, s: Setting, independent: bool) -> None:
     else:
         matrix = recursion(opt, s).matrix
     sizes = np.linalg.eigvals(matrix)
-    # A direction that the SDE leaves or enlarges as well, flat or of negative curvature, has a multiplier from 1 on: it is
-    # where the multiplier is negative, or turns, that the step is too long.
+    # Real multipliers from 1 on belong to flat or unstable directions, which the SDE shares. Only negative or complex ones
+    # mean that the step is too long.
     past = sizes[(np.abs(sizes) >= 1 - 1e-9) & ~((np.abs(sizes.imag) < 1e-9) & (sizes.real > 0))]
     if past.size:
-        limit = {SignSGD: "the noise must be wider than a step", SGD: "learning_rate times curvature must be below 2"}.get(
-            type(opt), "for SGD it is 2 over the curvature"
-        )
+        size = np.abs(past).max()
+        what = "the noise must be wider than a step"
+        if not isinstance(opt, SignSGD):
+            what = f"one step multiplies a direction by {size:.4g} in size: the optimizer diverges while its SDE does not"
         raise ValueError(
-            f"learning_rate {float(s.rate):.4g} is past the limit of {type(opt).__name__} on this quadratic ({limit}): a step "
-            f"of the optimizer multiplies a direction by {np.abs(past).max():.4g} in size, which the SDE contracts"
+            f"learning_rate {float(s.rate):.4g} is past the limit of {type(opt).__name__} on this quadratic: {what}"
         )
 
 

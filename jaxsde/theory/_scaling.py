@@ -5,9 +5,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array
 
 from .. import _checks
+from .._clock import step_of
+from .._typing import ArrayLike
 from ..optimizers import SGD, AbstractOptimizer, SignSGD, adjusted, known
 from ..problems import AbstractIndependentNoise, Gaussian, Problem
 
@@ -113,4 +115,4 @@ def _changed(opt: AbstractOptimizer, kappa: Any, steps: Any, decays: Any, theta:
 def _compressed(schedule: Any, kappa: Any, steps: Any, count: Array) -> Array:
     # A schedule counts whole steps: the one that has begun by then, where `steps` is no whole number.
     place = count * jnp.asarray(steps, jnp.result_type(float))
-    return kappa * schedule(jnp.floor(place * (1 + 4 * jnp.finfo(place.dtype).eps)).astype(jnp.int32))
+    return kappa * schedule(step_of(place, float(jnp.finfo(place.dtype).eps)))

@@ -14,6 +14,7 @@ from ..optimizers import SGD, AbstractOptimizer, SignSGD, known
 from ..problems import Problem
 from ._bounds import LossBound, check_noise, chord
 from ._moments import Law
+from ._recursions import check_rate
 from ._setting import Setting, as_start, setting
 
 
@@ -111,6 +112,7 @@ def schedule_moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts
     if not s.diagonal:
         raise ValueError("moments along a schedule assume a diagonal Hessian, given as a vector, and independent noise")
     x0, times = np.asarray(as_start(x0, s), float), _times(ts)
+    _check_largest_rate(opt, s, problem, times)
     hessian, scale, minimum = (np.asarray(v, float) for v in (s.hessian, s.scale, s.minimum))
     eta = float(opt.rate)
     if isinstance(opt, SGD):
@@ -150,6 +152,8 @@ def schedule_loss_bound(
     """
     s = _scheduled_setting(opt, problem)
     start, times, eta = as_start(x0, s), _times(ts), float(opt.rate)
+    if not isinstance(opt, SignSGD):  # whose bounds hold at any rate
+        _check_largest_rate(opt, s, problem, times)
     mu, trace = (float(v) for v in _curvature(s))
     sigma = float(jnp.max(s.scale))
     if isinstance(opt, SGD):
@@ -210,6 +214,13 @@ def _curvature(s: Setting) -> tuple[Array, Array]:
     if float(spectrum[0]) <= 0:
         raise ValueError(f"a strongly convex loss is assumed, but the Hessian has the eigenvalue {spectrum[0]:.4g}")
     return spectrum[0], jnp.sum(spectrum)
+
+
+def _check_largest_rate(opt: AbstractOptimizer, s: Setting, problem: Problem, times: np.ndarray) -> None:
+    """Raises where the schedule exceeds, before the last of the times, the optimizer's own limit."""
+    steps = jnp.arange(max(1, int(np.ceil(np.max(times, initial=0) / float(opt.rate)))))
+    largest = jnp.max(jax.vmap(lambda k: jnp.asarray(opt.relative_rate(k)))(steps)) * opt.rate
+    check_rate(opt, s._replace(rate=largest), problem.noise.independent)
 
 
 def _scheduled_setting(opt: AbstractOptimizer, problem: Problem) -> Setting:

@@ -79,7 +79,7 @@ def equal(claimed: Any, measured: Any, stderr: Any, note: str = "", *, rounding:
     c, m, e = float(claimed[worst]), float(measured[worst]), float(error[worst])
     # Entries that ought to be zero are judged on the scale of the others.
     scale = float(np.max(np.abs(claimed)))
-    if abs(m - c) > _SIGMAS * e:
+    if not abs(m - c) <= _SIGMAS * e:  # nor does what is not finite hold
         verdict, note = Verdict.FAILS, f"{note}; measured / claimed = {m / c:.4g}".strip("; ") if c else note
     else:
         verdict = Verdict.HOLDS if _SIGMAS * e <= _PRECISION * scale else Verdict.UNDECIDED
@@ -119,7 +119,7 @@ def below(bound: Any, measured: Any, stderr: Any, note: str = "", *, rounding: f
     """Whether a measured curve stays below a bound, to five standard errors. Shows where it comes nearest, or is above."""
     bound, measured, stderr, error = _aligned(bound, measured, stderr, rounding)
     worst = int(np.argmax((measured - bound) / np.maximum(np.abs(bound), 1e-30)))
-    over = measured - bound > _SIGMAS * error
+    over = ~(measured - bound <= _SIGMAS * error)  # nor is what is not finite below a bound
     if np.any(over):
         worst = int(np.argmax(np.where(over, (measured - bound) / error, -np.inf)))
     b, m = float(bound[worst]), float(measured[worst])
