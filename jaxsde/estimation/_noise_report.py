@@ -46,7 +46,7 @@ class LayerNoise(NamedTuple):
     """(tr S)^2 / tr S^2 of the covariance S: in how many directions the noise goes, if equally strong in each."""
     sign_gap: float
     """By how much normal noise of the same variances misses the coordinates' mean signs, in root mean square, what is
-    chance taken off. It is SignSGD's SDE that takes noise for normal."""
+    chance taken off. SignSGD's SDE takes noise for normal, on mini-batches where the batch has a gradient that is not 0."""
 
     @property
     def signal_to_noise(self) -> float:

@@ -49,7 +49,7 @@ class MiniBatch(AbstractNoise):
       mostly blank, words), else for that of normal noise with the moments that a batch's gradient then has:
       approximations, unlike the rest. On linear regression with correlated features they put second moments of the
       stationary law off by some 10 %. Of features active in 2 % of the examples, in batches of 8, the variances come out
-      right to 4 %, while the means, whose root mean square is .034, are off by .019: such a batch mostly has one active
+      right to 4 %, while the means are off by more than half of their size: such a batch mostly has one active
       example. With a number M, mean and covariance of the signs are those of M batches, the same at every step and for
       every seed: free of both approximations, off by chance of the order $1/\\sqrt M$. A step then takes the gradients of
       M batches, or those of all examples where these are fewer, and holds M signs of every coordinate.

@@ -5,11 +5,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from .. import _checks
 from .._clock import step_of
-from .._typing import ArrayLike
 from ..optimizers import SGD, AbstractOptimizer, SignSGD, adjusted, known
 from ..problems import AbstractIndependentNoise, Gaussian, Problem
 
