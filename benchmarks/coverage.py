@@ -76,9 +76,8 @@ def main() -> None:
     text = lambda v: " ".join(f"{x:.3f}" for x in v) if isinstance(v, list) else f"{v:.2g}" if isinstance(v, float) else str(v)
     print(table(columns, [tuple(text(row[c]) for c in columns) for row in found]))
     every = np.concatenate([row["coverage"] for row in found])
-    print(
-        f"least {100 * every.min():.1f} %, mean {100 * every.mean():.1f} %, most {100 * every.max():.1f} %; wrote {arguments.out}"
-    )
+    low, mean, high = (100 * f(every) for f in (np.min, np.mean, np.max))
+    print(f"least {low:.1f} %, mean {mean:.1f} %, most {high:.1f} %; wrote {arguments.out}")
 
 
 if __name__ == "__main__":
