@@ -264,9 +264,7 @@ def usable(fine: Any, seeds: int) -> np.ndarray:
     return np.asarray(fine.count) == seeds
 
 
-def better(
-    crude: np.ndarray, rough: np.ndarray, fine: np.ndarray, sharp: np.ndarray, usable: Any = True
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def better(crude: Any, rough: Any, fine: Any, sharp: Any, usable: Any = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Entry by entry the estimate of the smaller standard error, plain or controlled; that error; by how much the control
     divided the variance, 1 where it was not used."""
     with np.errstate(divide="ignore", invalid="ignore"):
