@@ -25,8 +25,8 @@ _KEPT = 64
 # About so many times are recorded; where no run is known to be long enough, so many steps are tried first.
 _RECORDS, _FIRST_STEPS = 64, 512
 
-# The tangent process has settled where its moments are within this share of the stationary variance; a run is this many
-# times as long, so that seeds forget their starts often enough for R-hat to tell.
+# The tangent process has settled where its moments are within this share of the stationary variance; the first run tried is
+# this many times as long, so that seeds forget their starts often enough for R-hat to tell.
 _SETTLED, _LENGTHS = 1e-7, 6
 
 # Seeds have mixed where R-hat is below this (Vehtari et al., 2021, advise 1.01 for chains that are much longer).
@@ -67,7 +67,7 @@ class Stationary(NamedTuple):
     """The time from which on averages are taken."""
     ts: np.ndarray
     samples: np.ndarray
-    """Parameters of some seeds at the recorded times after burn-in, shape `(times, seeds, d)`."""
+    """Parameters of other seeds, at times of the second half of a run of their own, shape `(times, seeds, d)`."""
     diverged: int
     seeds: int
     steps: int
@@ -151,7 +151,9 @@ def stationary(
         if not paths.mixed and fixed is None and 2 * grid.steps <= most_steps:
             grid = _Grid.of(2 * grid.steps)
             continue
-        law = _estimate(process, companion, x0, key, seeds, grid, groups, paths, **common)
+        # Where seeds have mixed within the half of a run, half the run is enough to forget the start and to average.
+        length = grid if fixed is not None or not paths.mixed else _Grid.of(grid.steps // 2)
+        law = _estimate(process, companion, x0, key, seeds, length, groups, paths, **common)
         if law.settled or law.diverged or fixed is not None or 2 * grid.steps > most_steps:
             return law
         grid = _Grid.of(2 * grid.steps)

@@ -76,7 +76,7 @@ def settled(
 ) -> Stationary:
     """The stationary law, by control variates where there are any."""
     x0 = jnp.asarray(x0, float)
-    return stationary(process, x0, key=key(number), seeds=seeds, substeps=substeps, steps=steps, progress=False)
+    return stationary(process, x0, key=key(number), seeds=seeds, substeps=substeps, steps=steps, kept=64, progress=False)
 
 
 def along(
