@@ -214,7 +214,7 @@ def _curve():
 ESTIMATES = {
     "compare, opt": (lambda: _compare("sgd"), TypeError, "opt must be an optimizer such as jaxsde.SGD"),
     "compare, every": (lambda: _compare(every=3), ValueError, "every must divide steps, got every=3 and steps=10"),
-    "compare, groups": (lambda: _compare(seeds=10, groups=20), ValueError, "groups must be at most seeds: each of the 20"),
+    "compare, groups": (lambda: _compare(groups=1), ValueError, "groups must be at least 2, got 1"),
     "compare, key": (lambda: _compare(key=3), TypeError, "key must be a JAX key.*got 3"),
     "compare, model": (lambda: _compare(model="malladi"), ValueError, "model must be one of 'compagnoni', .*got 'malladi'"),
     "compare, substeps": (lambda: _compare(substeps=0), ValueError, "substeps must be at least 1, got 0"),

@@ -132,3 +132,8 @@ def test_a_comparison_of_diverged_seeds_is_nan_and_says_so(tmp_path):
     js.reporting.save(result, str(tmp_path / "diverged.nc"))
     with xarray.open_dataset(tmp_path / "diverged.nc", engine="h5netcdf") as data:
         assert np.isnan(data.optimizer_loss[-1]) and np.isnan(data.optimizer_mean[-1, 0])
+
+
+def test_fewer_seeds_than_groups_are_as_many_groups():
+    result = js.compare(js.SGD(0.1), js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0)), jnp.ones(1), steps=40, seeds=20)
+    assert all(np.isfinite(row.optimizer.stderr) for row in result.rows)

@@ -136,7 +136,7 @@ LAWS = {
 def test_sign_sgds_control_is_unbiased_for_every_law(law):
     """Against the exact law of the lattice chain. Beyond the support of uniform noise the sign is certain: a control that
     stood still there would put the variance off by several per cent, at many standard errors."""
-    problem, opt = js.Problem(js.Quadratic([1.0]), LAWS[law]), js.SignSGD(0.3)
+    problem, opt = js.Problem(js.Quadratic([1.0]), LAWS[law]), js.SignSGD(0.2)
     exact = js.theory.birth_death(opt, problem, 0.0)
     found = js.stationary(opt.chain(problem), jnp.zeros(1), key=jax.random.key(7), seeds=4000, progress=False)
     assert found.reduction.covariance[0, 0] > 1  # it is the control that is tried
@@ -147,7 +147,7 @@ def test_sign_sgds_control_is_unbiased_for_every_law(law):
 @pytest.mark.parametrize(
     ("kind", "law"),
     [("sgd", law) for law in ("gaussian", "uniform", "laplace", "student-6", "stable-2")]
-    + [(kind, law) for kind in ("rmsprop", "adamw") for law in ("gaussian", "uniform")],
+    + [("rmsprop", "gaussian"), ("rmsprop", "uniform"), ("adamw", "gaussian")],
 )
 def test_controls_of_methods_with_a_variance_are_unbiased(kind, law):
     """Against plain means over many more seeds of their own, from a start far enough for the noise to vary in weight."""

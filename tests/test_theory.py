@@ -171,17 +171,11 @@ def test_closed_forms_end_at_the_optimizers_own_limit(opt, limit, form):
         assert np.isfinite(js.theory.moments(opt(0.9 * limit), saddle, *more).covariance).all()
 
 
-@pytest.mark.parametrize(
-    ("make", "limit"), [(js.SGD, 0.5), (lambda rate: js.Adam(rate, 0.5, 0.999), 2 * 1.5 / 0.5 * 0.5 / 4.0)], ids=["sgd", "adam"]
-)
-def test_the_limit_is_where_the_optimizer_diverges(make, limit):
-    """Adam's V grows with the gradient and holds it: it does not end up infinite, but far out."""
+def test_the_limit_is_where_the_optimizer_diverges():
     problem = js.Problem(js.Quadratic([4.0]), js.Gaussian(0.5))
     run = dict(steps=300, seeds=50, key=jax.random.key(0), progress=False)
-    below, above = (
-        js.simulate(make(rate).chain(problem), jnp.zeros(1), **run)["x"].variance[-1, 0] for rate in (0.8 * limit, 1.2 * limit)
-    )
-    assert not above < 10 * below
+    below, above = (js.simulate(js.SGD(rate).chain(problem), jnp.zeros(1), **run)["x"].variance for rate in (0.49, 0.51))
+    assert below[-1, 0] < 10 and above[-1, 0] > 100
 
 
 @pytest.mark.parametrize("form", ["schedule_moments", "schedule_loss_bound", "loss_bound"])

@@ -32,6 +32,10 @@ _SETTLED, _LENGTHS = 1e-7, 6
 # Seeds have mixed where R-hat is below this (Vehtari et al., 2021, advise 1.01 for chains that are much longer).
 _MIXED = 1.05
 
+# Where seeds have mixed within the half of a run, half the run is enough to forget the start and to average. But few seeds
+# run longer than so many: their standard error takes each one's average for normal, which it is the more the longer it is.
+_MANY, _SHARES = 256, (0.5, 4.0)
+
 _NO_LAW = "there is no stationary law to estimate"
 
 # How often a verdict over all curves may find a trend where there is none.
@@ -151,8 +155,9 @@ def stationary(
         if not paths.mixed and fixed is None and 2 * grid.steps <= most_steps:
             grid = _Grid.of(2 * grid.steps)
             continue
-        # Where seeds have mixed within the half of a run, half the run is enough to forget the start and to average.
-        length = grid if fixed is not None or not paths.mixed else _Grid.of(grid.steps // 2)
+        length = grid
+        if paths.mixed and fixed is None:
+            length = _Grid.of(min(round(grid.steps * float(np.clip(_MANY / seeds, *_SHARES))), most_steps))
         law = _estimate(process, companion, x0, key, seeds, length, groups, paths, **common)
         if law.settled or law.diverged or fixed is not None or 2 * grid.steps > most_steps:
             return law

@@ -13,6 +13,9 @@ from ..problems import Problem, Signs, sign_deviation
 from ..processes import SDE, Instant
 from ._base import AbstractOptimizer, LearningRate, as_rates, check_problem, itself, parameters
 
+# A sign of a smaller standard deviation is all but certain: the other sign has a probability below 1/400.
+_OPEN = 0.1
+
 
 class SignSGD(AbstractOptimizer):
     """SignSGD, $x_{k+1} = x_k - \\eta\\,\\mathrm{sign}(g_k)$.
@@ -90,13 +93,15 @@ def _diffusion(scale: Array, root: Callable[[PyTree], PyTree], dw: PyTree) -> Py
 def _innovation(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
     """The sign of a stochastic gradient, minus its mean, over its standard deviation.
 
-    Where the sign is certain, the sign of the noise is used instead: it is random, with mean 0 and variance 1, since the laws
-    are symmetric. The exact law of a control counts a variance of 1 at every step, whatever the past.
+    Where the sign is all but certain, the sign of the noise is used instead, which has mean 0 and variance 1 for any symmetric
+    law. The exact law of a control counts a variance of 1 at every step, whatever the past; that of an all but certain sign
+    would come from draws too rare to be seen.
     """
 
     def standardised(g: Array, f: Array, mean: Array, nonzero: Array) -> Array:
         deviation = sign_deviation(mean, nonzero)
-        return jnp.where(deviation > 0, (jnp.sign(g) - mean) / jnp.where(deviation > 0, deviation, 1), jnp.sign(g - f))
+        open_ = deviation > _OPEN
+        return jnp.where(open_, (jnp.sign(g) - mean) / jnp.where(open_, deviation, 1), jnp.sign(g - f))
 
     mean_gradient = problem.gradient(x)
     return jax.tree.map(standardised, gradient, mean_gradient, *problem.noise.sign_moments(mean_gradient, x))

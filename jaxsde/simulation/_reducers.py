@@ -106,7 +106,8 @@ class Moments(AbstractReducer):
         return _MomentSums(count, a.mean + share * shift, a.deviations + b.deviations + between)
 
     def result(self, stats: _MomentSums, ts: Float[Array, " n"], shape: PyTree, seeds: int) -> "MomentStatistics":
-        return MomentStatistics(ts, stats.count, stats.mean, stats.deviations, shape)
+        mean = jnp.where(stats.count[..., None] > 0, stats.mean, jnp.nan)
+        return MomentStatistics(ts, stats.count, mean, stats.deviations, shape)
 
     def _product(self, shift: Array) -> Array:
         return jnp.outer(shift, shift) if self.covariance else shift * shift
@@ -136,7 +137,7 @@ class MomentStatistics(eqx.Module):
     @property
     def mean(self) -> PyTree:
         """The mean over seeds."""
-        return unravel(self._flat_mean, self._shape)
+        return unravel(self._mean, self._shape)
 
     @property
     def variance(self) -> PyTree:
@@ -147,7 +148,7 @@ class MomentStatistics(eqx.Module):
     def stderr(self) -> PyTree:
         """The standard error of the mean: that of sampling and one rounding, as the mean has no more digits."""
         sampling = jnp.sqrt(self._flat_variance / self.count[..., None])
-        rounding = jnp.finfo(self._mean.dtype).eps * jnp.abs(self._flat_mean)
+        rounding = jnp.finfo(self._mean.dtype).eps * jnp.abs(self._mean)
         return unravel(jnp.hypot(sampling, rounding), self._shape)
 
     @property
@@ -163,10 +164,6 @@ class MomentStatistics(eqx.Module):
         if squares.ndim > self._mean.ndim:
             squares = jnp.diagonal(squares, axis1=-2, axis2=-1)
         return squares / self._degrees
-
-    @property
-    def _flat_mean(self) -> Array:
-        return jnp.where(self.count[..., None] > 0, self._mean, jnp.nan)
 
     @property
     def _degrees(self) -> Array:
