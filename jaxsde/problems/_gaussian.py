@@ -14,7 +14,7 @@ from .. import _checks, _threefry
 from .._tree import flat, size
 from .._typing import ArrayLike
 from . import _normal_signs
-from ._noise import AbstractNoise, as_scale, fit, independent_signs, mixed, nonzero, over, scaled
+from ._noise import AbstractNoise, Signs, as_scale, fit, independent_signs, mixed, nonzero, over, scaled, signs_of_noise
 from ._numbers import real
 from ._sign_covariance import sign_covariance
 
@@ -109,6 +109,11 @@ class Gaussian(AbstractNoise):
         if self.matrix is None:
             return fit(self.scale, params, "scale")
         return jax.tree.map(jnp.sqrt, self.variance(params))
+
+    def signs(self, gradient: PyTree, params: PyTree) -> Signs:
+        if self.matrix is None:
+            return signs_of_noise(self.mean_sign(gradient, params), self._std(params))
+        return super().signs(gradient, params)
 
     @property
     def slope(self) -> Float[Array, ""]:

@@ -174,6 +174,9 @@ class AbstractIndependentNoise(AbstractNoise):
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         return jax.tree.map(lambda s, p: 0.5 * (p - s), *self.sign_moments(gradient, params))
 
+    def signs(self, gradient: PyTree, params: PyTree) -> Signs:
+        return signs_of_noise(self.mean_sign(gradient, params), fit(self.scale, params, "scale"))
+
     def prob_nonzero(self, gradient: PyTree, params: PyTree) -> PyTree:
         return jax.tree.map(nonzero, gradient, fit(self.scale, params, "scale"))
 
@@ -268,6 +271,16 @@ def symmetric_root(covariance: Float[Array, "d d"]) -> Float[Array, "d d"]:
 def nonzero(gradient: Array, scale: Array) -> Array:
     """P(g + Z != 0) for noise of a law with a density, times `scale`: 1, unless there is no noise."""
     return jnp.where(scale > 0, jnp.ones_like(gradient), jnp.abs(jnp.sign(gradient)))
+
+
+def signs_of_noise(mean: PyTree, scale: PyTree) -> Signs:
+    """Independent signs of these means under noise of these scales.
+
+    Where the scale is 0 the sign is certain, be it 0 or not: its variance is the positive part of 0 - mean². So nothing is
+    asked of the gradient, which in a loop over steps would cost a comparison each.
+    """
+    noisy = jax.tree.map(lambda s: (s > 0).astype(s.dtype), scale)
+    return Signs(mean, eqx.Partial(scaled, jax.tree.map(sign_deviation, mean, noisy)))
 
 
 def sign_deviation(mean: Array, nonzero: Array) -> Array:
