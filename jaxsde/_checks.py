@@ -12,7 +12,7 @@ _NUMBERS = "a number or an array of numbers"
 
 
 class NotAnOption(ValueError):
-    """A choice that is none of the options: wrong in itself, where other `ValueError`s may say that a thing does not exist."""
+    """An unknown option. A `ValueError` of its own, so that `compare` raises it and does not note that there is no SDE."""
 
 
 def is_concrete(*values: Any) -> bool:

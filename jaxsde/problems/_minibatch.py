@@ -210,7 +210,7 @@ class MiniBatch(AbstractNoise):
         table = _nonzero_batches(self.sample.count, self.loss.count, self.batch_size, self.shuffle)
 
         def given(g: Array, variance: Array, count: Array) -> tuple[Array, Array, Array]:
-            # Where the subset has none of the examples that the gradient comes from, there are few.
+            # If no example of the subset has a gradient there but all the data have one, take half an example to have it.
             place = jnp.where((count == 0) & (g != 0), 1, 2 * count)
             q = jnp.asarray(table, g.dtype)[place]
             some = jnp.where(q > 0, q, 1)

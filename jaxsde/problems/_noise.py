@@ -236,7 +236,7 @@ def over(gradient: Array, scale: Array) -> Array:
 
 @over.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # Signs are certain at a scale of zero, and do not change with what an infinite ratio is made of.
+    # Without noise the sign is certain: its derivative is 0.
     (_, scale), (dg, ds), ratio = primals, tangents, over(*primals)
     some = scale >= jnp.finfo(ratio.dtype).tiny
     divisor = jnp.where(some, scale, 1)

@@ -19,7 +19,7 @@ def real(name: str, value: Any, *, finite: bool = True) -> Array:
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}: {value!r}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        # A whole number means a real one here; `+ 0.0` keeps Python numbers weakly typed.
+        # Whole numbers become floats; `+ 0.0` keeps Python numbers weakly typed.
         array = array + 0.0 if array.weak_type else array.astype(float)
     if finite and _checks.is_concrete(array) and not np.all(np.isfinite(np.asarray(array))):
         raise ValueError(f"{name} must be finite, got {value!r}")
