@@ -124,8 +124,8 @@ class MomentStatistics(eqx.Module):
     - `ts`: the recorded times, shape `(n,)`; `count`: over how many seeds the moments are taken at each, shape `(n,)`.
 
     The other properties have a leading axis of these times, followed by the observable's shape; those of a jackknife's
-    `left_out` statistics an axis of groups before it. Where the count is too
-    small for a statistic (0 for a mean, below 2 for a variance) it is nan.
+    `left_out` statistics an axis of groups before it. Where the count is too small for a statistic (0 for a mean, below 2 for a
+    variance) it is nan.
     """
 
     ts: Float[Array, " n"]
