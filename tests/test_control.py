@@ -221,7 +221,7 @@ def test_a_loss_of_one_precision_alone_has_no_control():
     assert run["x"].reduction[-1, 0] == 1
     # So it is with a function of one precision beside a loss of any.
     both = js.expectations(
-        js.SGD(0.1).chain(js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))), jnp.zeros(1), {"one": loss, "any": lambda x: x[0] ** 2},
-        steps=5, seeds=20, key=jax.random.key(0),
+        js.SGD(0.1).chain(js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))), jnp.zeros(1),
+        {"one": loss, "any": lambda x: x[0] ** 2}, steps=5, seeds=20, key=jax.random.key(0),
     )  # fmt: skip
     assert both["one"].reduction[-1] == 1 and both["any"].reduction[-1] > 1
