@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import erf
 
 import jaxsde as js
-from jaxsde.simulation import AbstractIncrements
+from jaxsde.processes import AbstractIncrements
 
 from ._race import Contestant, agree, race
 from ._report import Claim, Report
@@ -32,11 +32,11 @@ class SwitchedOff(AbstractIncrements):
     period: ClassVar[int] = 2**30
     value: jax.Array
 
-    def supply(self, key: Any, block: Any, like: Any) -> Any:
+    def draw_block(self, key: Any, number: Any, like: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.broadcast_to(self.value.astype(leaf.dtype), leaf.shape), like)
 
-    def take(self, supply: Any, place: Any, scale: Any, like: Any) -> Any:
-        return jax.tree.map(lambda z: scale.astype(z.dtype) * z, supply)
+    def read_step(self, block: Any, place: Any, scale: Any, like: Any) -> Any:
+        return jax.tree.map(lambda z: scale.astype(z.dtype) * z, block)
 
 
 def run(setting: Setting) -> list[Report]:

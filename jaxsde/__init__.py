@@ -46,17 +46,21 @@ from .problems import (
     StudentT as StudentT,
     Uniform as Uniform,
 )
-from .processes import SDE as SDE, Chain as Chain
-from .simulation import (
-    Ensemble as Ensemble,
+from .processes import (
+    SDE as SDE,
+    AbstractProcess as AbstractProcess,
+    Chain as Chain,
     GaussianIncrements as GaussianIncrements,
     IndexedEuler as IndexedEuler,
+    ThreePointIncrements as ThreePointIncrements,
+    TwoPointIncrements as TwoPointIncrements,
+)
+from .simulation import (
+    Ensemble as Ensemble,
     Interrupted as Interrupted,
     Jackknife as Jackknife,
     Moments as Moments,
     Samples as Samples,
-    ThreePointIncrements as ThreePointIncrements,
-    TwoPointIncrements as TwoPointIncrements,
     simulate as simulate,
 )
 from .verification import verify as verify

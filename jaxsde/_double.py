@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._traced import is_traced
+
 
 @contextlib.contextmanager
 def double_precision() -> Iterator[None]:
@@ -42,7 +44,8 @@ def _called(function: Callable[..., Any], trees: Any, arguments: Any) -> Any:
 
 
 def converted(tree: Any) -> Any:
-    """`tree` with its floating-point arrays in float64, on the host; for use within `double_precision`."""
+    """`tree` with its floating-point arrays in float64, on the host; for use within `double_precision`. What traced functions
+    close over stays as it is."""
 
     def convert(leaf: Any) -> Any:
         if not isinstance(leaf, (jax.Array, np.ndarray)) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -50,4 +53,4 @@ def converted(tree: Any) -> Any:
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         return jnp.asarray(np.asarray(leaf, np.float64 if floating else leaf.dtype))
 
-    return jax.tree.map(convert, tree)
+    return jax.tree.map(convert, tree, is_leaf=is_traced)

@@ -1,7 +1,5 @@
 """Small helpers for parameter pytrees."""
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from . import _checks
+from ._traced import is_traced
 
 
 def as_params(x0: Any) -> Any:
@@ -48,17 +47,18 @@ def _name(path: Any) -> str:
 def is_sampler(x0: Any) -> bool:
     """Whether `x0` is a function that draws parameters. A module, though it can be called, is parameters itself."""
     module = isinstance(x0, eqx.Module) and not isinstance(x0, eqx.Partial) and not hasattr(x0, "__self__")
-    return callable(x0) and not module
+    return callable(x0) and (not module or is_traced(x0))
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """`tree` with its floating-point arrays converted to `dtype`; everything else as it is."""
+    """`tree` with its floating-point arrays converted to `dtype`; everything else, what users' functions close over among it,
+    as it is."""
 
     def convert(leaf: Any) -> Any:
         floating = isinstance(leaf, (jax.Array, np.ndarray)) and jnp.issubdtype(leaf.dtype, jnp.floating)
         return jax.lax.convert_element_type(leaf, dtype) if floating else leaf
 
-    return jax.tree.map(convert, tree)
+    return jax.tree.map(convert, tree, is_leaf=is_traced)
 
 
 def size(tree: Any) -> int:
@@ -75,23 +75,3 @@ def is_finite(tree: Any) -> jax.Array:
     """Whether every number of `tree` is finite, as a boolean scalar."""
     # A sum of zeros, or not a number: one pass, without an array of truth values between.
     return jnp.all(jnp.stack([jnp.sum(0 * leaf) == 0 for leaf in jax.tree.leaves(tree)]))
-
-
-def shape_of(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function` returns, as shapes and dtypes; remembered, where `jax.eval_shape` would trace it each time."""
-    leaves, structure = jax.tree.flatten((function, arguments))
-    arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
-    rest = structure, tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
-    try:
-        hash(rest)
-    except TypeError:
-        return eqx.filter_eval_shape(function, *arguments)
-    return _called.eval_shape(rest, arrays)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _called(rest: tuple[Any, tuple[Any, ...]], arrays: list[Any]) -> Any:
-    structure, others = rest
-    leaves = [other if array is None else array for array, other in zip(arrays, others, strict=True)]
-    function, arguments = jax.tree.unflatten(structure, leaves)
-    return function(*arguments)

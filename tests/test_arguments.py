@@ -20,7 +20,7 @@ def nothing_runs(monkeypatch):
     def never(*arguments, **more):
         raise AssertionError("something was simulated")
 
-    monkeypatch.setattr(_simulate, "_run_chunk", never)
+    monkeypatch.setattr(_simulate._run, "begin", never)
 
 
 def _raises(cases):

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 
 import jaxsde as js
-from jaxsde.estimation._control import accompany, tangent_law
+from jaxsde.estimation._control import couple, linear_noise_law
 
 H = np.array([[2.0, 0.6], [0.6, 1.2]])
 Q = np.array([[1.0, -0.3], [-0.3, 0.6]])
@@ -17,8 +17,8 @@ SECOND = {"xx": lambda x: jnp.outer(x, x)}
 def test_the_tangent_law_is_that_of_a_linear_recursion():
     eta, steps, substeps, x0 = 0.05, 30, 3, np.array([1.0, -0.5])
     problem = js.Problem(js.Quadratic(H), js.Gaussian(covariance=Q))
-    companion = accompany(js.SGD(eta).sde(problem), jnp.asarray(x0), substeps)
-    law = tangent_law(companion, steps, jnp.arange(4) * 10, substeps)
+    companion = couple(js.SGD(eta).sde(problem), jnp.asarray(x0), substeps)
+    law = linear_noise_law(companion, steps, jnp.arange(4) * 10)
     h = eta / substeps
     flow = np.eye(2) - h * H
     mean, covariance = x0, np.zeros((2, 2))

@@ -1,11 +1,13 @@
 """How many seeds run at a time, with arrays counted by hand."""
 
+from collections import OrderedDict
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 import jaxsde as js
-from jaxsde.simulation import _simulate
+from jaxsde.simulation import _chunk, _simulate
 from jaxsde.simulation._footprint import largest_array, largest_array_per_seed
 
 KEY = jax.random.key(0)
@@ -39,10 +41,10 @@ def test_the_largest_array_of_a_program():
 
 
 def test_chunks_of_about_the_same_size():
-    assert _simulate._even(10, 20) == 10
-    assert _simulate._even(100, 10) == 10
-    assert _simulate._even(100, 0) == 1
-    assert _simulate._even(15, 10) == 8
+    assert _chunk._even(10, 20) == 10
+    assert _chunk._even(100, 10) == 10
+    assert _chunk._even(100, 0) == 1
+    assert _chunk._even(15, 10) == 8
 
 
 @pytest.mark.parametrize("limit, chunks", [(2**25, [12]), (4 * 64 * 100 * 100, [4, 4, 4]), (1, [1] * 12)])
@@ -50,16 +52,16 @@ def test_the_seeds_of_a_large_loss_run_a_few_at_a_time(monkeypatch, limit, chunk
     """Each seed's gradient holds 64 matrices of 100 x 100, and a chunk's arrays may have so many numbers."""
     data = jnp.ones((64, 100))
     problem = js.Problem.from_data(lambda w, row: jnp.sum(jnp.tanh(row[:, None] * w) @ w), data, batch_size=4)
-    monkeypatch.setattr(_simulate, "_CHUNK_ARRAY", limit)
+    monkeypatch.setattr(_chunk, "_CHUNK_ARRAY", limit)
+    monkeypatch.setattr(_chunk, "_SIZES", OrderedDict())
     taken = []
-    run = _simulate._run_chunk
+    complete = _simulate._completed
 
-    def measured(plan, recorder, x0, key, ids, bar):
-        if not isinstance(ids, jax.core.Tracer):  # else it is but traced, for its arrays
-            taken.append(len(ids))
-        return run(plan, recorder, x0, key, ids, bar)
+    def measured(process, recorder, run, *rest):
+        taken.append(len(run.seeds))
+        return complete(process, recorder, run, *rest)
 
-    monkeypatch.setattr(_simulate, "_run_chunk", measured)
+    monkeypatch.setattr(_simulate, "_completed", measured)
     opt = js.SGD(1e-6)
     js.simulate(opt.sde(problem), jnp.ones((100, 100)), steps=1, seeds=12, key=KEY, observe={"loss": problem.loss})
     assert taken == chunks

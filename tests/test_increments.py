@@ -23,8 +23,8 @@ def _draws(increments, steps, seeds, dimension, key=0):
     keys = jax.vmap(lambda i: _threefry.key_words(_random.brownian_key(_random.seed_key(_random.stream_key(key), i))))
 
     def block(b, words):
-        supply = increments.supply(words, b, like)
-        return jax.vmap(lambda place: increments.take(supply, place, one, like))(jnp.arange(period))
+        supply = increments.draw_block(words, b, like)
+        return jax.vmap(lambda place: increments.read_step(supply, place, one, like))(jnp.arange(period))
 
     key = jax.random.key(key)
     blocks = -(-steps // period)
@@ -143,14 +143,14 @@ def test_no_bit_serves_twice(name):
         words = np.packbits(z.reshape(2, 32, 200, 50) > 0, axis=1)
         assert len(np.unique(words.transpose(0, 2, 3, 1).reshape(-1, 4), axis=0)) == 2 * 200 * 50
     keys = jnp.arange(400, dtype=jnp.uint32).reshape(200, 2)
-    supplies = jax.vmap(lambda k: jax.vmap(lambda b: LAWS[name].supply(k, b, jnp.zeros(50)))(jnp.arange(64 // period)))
+    supplies = jax.vmap(lambda k: jax.vmap(lambda b: LAWS[name].draw_block(k, b, jnp.zeros(50)))(jnp.arange(64 // period)))
     words = np.asarray(supplies(keys))
     assert len(np.unique(words)) > 0.999 * words.size
 
 
 def test_leaves_of_a_pytree_are_independent():
     like = {"a": jnp.zeros(1000), "b": jnp.zeros(1000)}
-    supply = js.GaussianIncrements().supply(jnp.array([1, 2], jnp.uint32), 5, like)
+    supply = js.GaussianIncrements().draw_block(jnp.array([1, 2], jnp.uint32), 5, like)
     assert abs(np.corrcoef(supply["a"], supply["b"])[0, 1]) < 5 / np.sqrt(1000)
 
 

@@ -64,7 +64,7 @@ def test_simulate_agrees_with_diffrax_euler_on_the_same_increments(name):
 
     def path(t0, t1):
         n = jnp.rint(t0 / h).astype(jnp.int32)
-        return jnp.sqrt(h) * increments.supply(stream, n, X0)
+        return jnp.sqrt(h) * increments.draw_block(stream, n, X0)
 
     solution = diffrax.diffeqsolve(
         sde.terms(path), diffrax.Euler(), 0.0, steps * ETA, h, X0, adjoint=diffrax.ForwardMode(), max_steps=200
@@ -283,18 +283,18 @@ def test_bad_arguments_raise(bad, message):
 def test_an_interrupt_keeps_the_seeds_that_are_complete(monkeypatch):
     from jaxsde.simulation import _simulate
 
-    run_chunk, calls = _simulate._run_chunk, []
+    complete, calls = _simulate._completed, []
 
     def interrupted(*arguments):
         calls.append(None)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return run_chunk(*arguments)
+        return complete(*arguments)
 
     common = dict(steps=10, key=jax.random.key(0), chunk=16)
     process = OPTIMIZERS["sgd"].chain(PROBLEM)
     whole = js.simulate(process, X0, seeds=32, **common)
-    monkeypatch.setattr(_simulate, "_run_chunk", interrupted)
+    monkeypatch.setattr(_simulate, "_completed", interrupted)
     with pytest.raises(js.Interrupted, match="after 32 seeds") as caught:
         js.simulate(process, X0, seeds=64, **common)
     assert caught.value.ensemble.seeds == 32

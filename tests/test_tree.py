@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxsde._tree import is_finite, shape_of
+from jaxsde._traced import shape_of
+from jaxsde._tree import is_finite
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])

@@ -12,10 +12,20 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _checks, _random
 from .._double import converted, double_precision, in_double
-from .._tree import cast, flat, is_sampler, shape_of, size
+from .._traced import shape_of, traced, with_traced
+from .._tree import cast, flat, is_sampler, size
 from .._typing import Key
-from ..processes import SDE, Accompanied, Chain, Sighting, Tangent, TangentLaw
-from ..simulation import AbstractIncrements, Moments, simulate
+from ..processes import (
+    SDE,
+    AbstractIncrements,
+    Chain,
+    Coupled,
+    CoupledPosition,
+    LinearNoiseApproximation,
+    LinearNoiseLaw,
+    over_step,
+)
+from ..simulation import Moments, simulate
 
 # Beyond this many numbers in an SDE's state its covariance costs more than the seeds that it saves.
 _LARGEST_STATE = 64
@@ -68,8 +78,8 @@ def expectations(
 ) -> Expectations:
     """Expectations $E\\,g(X_t)$ along a process, by control variates where the process has a linearisation.
 
-    With each seed runs the tangent process $m + \\delta$: the noiseless trajectory and the deviation from it to first
-    order, driven by the same noise. Its mean and covariance $C$ are known exactly, and so is the expectation of the
+    With each seed runs the linear noise approximation $m + \\delta$: the noiseless trajectory and the deviation from it to
+    first order, driven by the same noise. Its mean and covariance $C$ are known exactly, and so is the expectation of the
     Taylor polynomial $c = \\nabla g(m) \\cdot \\delta + \\frac12 \\delta^\\top \\nabla^2 g(m)\\,\\delta$, which is
     $\\frac12 \\mathrm{tr}(\\nabla^2 g(m)\\,C)$, computed in float64 whatever the precision of the run. The estimate is the mean
     of $g(x) - c$ plus that: unbiased, whatever the distance between the two processes, and with little variance where they
@@ -100,15 +110,15 @@ def expectations(
         _checks.count(name, value) for name, value in (("steps", steps), ("seeds", seeds), ("substeps", substeps))
     )
     key = _random.typed_key(key)
-    common: dict[str, Any] = dict(steps=steps, seeds=seeds, key=key, every=every, substeps=substeps)
-    common |= dict(increments=increments, progress=progress, reduce=Moments())
-    companion = accompany(process, x0, substeps)
+    common: dict[str, Any] = dict(steps=steps, seeds=seeds, key=key, every=every, progress=progress, reduce=Moments())
+    companion = couple(process, x0, substeps, increments)
     if companion is None:
+        common |= dict(substeps=substeps, increments=increments)
         run = simulate(process, x0, observe={n: eqx.Partial(_flat, f) for n, f in functions.items()}, **common)
         values = {n: _plain(run[n]) for n in functions}
     else:
         run = simulate(companion, x0, observe=observables(functions), **common)
-        law = tangent_law(companion, steps, run.steps, substeps)
+        law = linear_noise_law(companion, steps, run.steps)
         known = expected_controls(functions, law, np.asarray(run[TRAJECTORY].mean, float))
         values = {n: _controlled(run[n], run[controlled(n)], known[n], seeds) for n in functions}
     example = x0(key) if is_sampler(x0) else x0
@@ -118,8 +128,8 @@ def expectations(
     return Expectations(np.asarray(run.ts, float), np.asarray(run.steps), np.asarray(run.diverged), values)
 
 
-def accompany(process: Chain | SDE, x0: Any, substeps: int = 1) -> Accompanied | None:
-    """The process with its tangent process beside it, or None where there is none to be had."""
+def couple(process: Chain | SDE, x0: Any, substeps: int = 1, increments: Any = None) -> Coupled | None:
+    """The process, discretised, with its linear noise approximation beside it; None where there is none to be had."""
     if is_sampler(x0):
         return None
     sde = process
@@ -130,27 +140,46 @@ def accompany(process: Chain | SDE, x0: Any, substeps: int = 1) -> Accompanied |
         if sde is None or sde.innovation is None:
             return None
     x0 = process.problem.validate(x0)
-    sde = cast(sde, jnp.result_type(*jax.tree.leaves(x0)))
+    process, sde = cast((process, sde), jnp.result_type(*jax.tree.leaves(x0)))
+    driven = process.discretised(substeps, increments)
+    per_step = substeps if isinstance(process, SDE) else 1
     # Any deterministic state near the mean at the SDE's start will do.
     keys = jax.random.split(jax.random.key(0), _START_DRAWS if sde.start_steps else 1)
-    start = _mean_start(sde, x0, keys)
+    start = _mean_start(with_traced(sde, x0), x0, keys)
     if size(start) > _LARGEST_STATE:
         return None
-    per_step = substeps if isinstance(process, SDE) else 1
-    first = sde.start_steps * per_step
-    tangent = Tangent(sde, start, *(jnp.asarray(n, jnp.int32) for n in (first, per_step)))
-    return Accompanied(process, tangent) if _works_in_double(tangent) else None
+    counts = (jnp.asarray(n, jnp.int32) for n in (sde.start_steps * per_step, per_step))
+    companion = LinearNoiseApproximation(sde, start, *counts)
+    as_increment = _as_it_is if isinstance(process, SDE) else eqx.Partial(_whitened, sde.innovation)
+    return Coupled(driven, companion, as_increment) if _works_in_double(companion) else None
 
 
-def _works_in_double(tangent: Tangent) -> bool:
-    """Whether the law of the tangent process can be computed in float64. A loss that insists on float32 has no control."""
-    h = jnp.ones((), flat(tangent.start).dtype)
+def _as_it_is(h: Array, dw: PyTree) -> PyTree:
+    """The increment that drives a step of an SDE."""
+    del h
+    return dw
+
+
+def _whitened(whiten: Callable[[PyTree, PyTree], PyTree], h: Array, driver: tuple[PyTree, PyTree]) -> PyTree:
+    """The increment that stands for the noise of a chain's step, from the parameters and the stochastic gradient there."""
+    return over_step(h, whiten(*driver))
+
+
+def _works_in_double(companion: LinearNoiseApproximation) -> bool:
+    """Whether the companion's law can be computed in float64. A loss that insists on float32 has no control."""
+    h = jnp.ones((), flat(companion.start).dtype)
     try:
         with double_precision():
-            shape_of(_law, *converted((tangent, h)), 2, *np.ones(2, np.int32))
+            shape_of(_law, _traced_in_double(companion), converted(h), 2, *np.ones(2, np.int32))
     except TypeError:
         return False
     return True
+
+
+def _traced_in_double(companion: LinearNoiseApproximation) -> LinearNoiseApproximation:
+    """The companion in float64, with users' functions traced; for use within `double_precision`."""
+    companion = converted(companion)
+    return with_traced(companion, companion.sde.position(companion.start))
 
 
 def _nearest_sde(make: Callable[..., SDE]) -> SDE | None:
@@ -163,23 +192,24 @@ def _nearest_sde(make: Callable[..., SDE]) -> SDE | None:
     return None
 
 
-def tangent_law(companion: Accompanied, steps: int, recorded: Array, substeps: int) -> TangentLaw:
-    """The tangent process's law at the `recorded` optimizer steps, in float64: where a step changes a covariance by a
-    thousandth of itself, float32 would lose three of its seven digits."""
-    per_step = substeps if isinstance(companion.process, SDE) else 1
-    records = len(recorded)
+def linear_noise_law(coupled: Coupled, steps: int, recorded: Array) -> LinearNoiseLaw:
+    """The companion's law at the `recorded` optimizer steps, in float64: where a step changes a covariance by a thousandth of
+    itself, float32 would lose three of its seven digits."""
+    records, companion = len(recorded), coupled.companion
     every = steps // max(1, records - 1)
-    tangent = companion.tangent
-    h = companion.learning_rate.astype(flat(tangent.start).dtype) / per_step
-    return in_double(_law, tangent, h, records)(*(np.asarray(n * per_step, np.int32) for n in (steps, every)))
+    per_step = int(companion.substeps)
+    with double_precision():
+        exact = _traced_in_double(companion)
+    h = coupled.process.h.astype(flat(companion.start).dtype)
+    return in_double(_law, exact, h, records)(*(np.asarray(n * per_step, np.int32) for n in (steps, every)))
 
 
-def _law(tangent: Tangent, h: Array, records: int, stop: Array, every: Array) -> TangentLaw:
-    return tangent.law(h, stop, every, records)
+def _law(companion: LinearNoiseApproximation, h: Array, records: int, stop: Array, every: Array) -> LinearNoiseLaw:
+    return companion.law(h, stop, every, records)
 
 
-def observables(functions: Functions) -> dict[str, Callable[[Sighting], Array]]:
-    """What to record for `functions`: their values, their values minus the control, and the tangent's own trajectory."""
+def observables(functions: Functions) -> dict[str, Callable[[CoupledPosition], Array]]:
+    """What to record for `functions`: their values, their values minus the control, and the companion's own trajectory."""
     plain = {name: eqx.Partial(_value, f) for name, f in functions.items()}
     fine = {controlled(name): eqx.Partial(_remainder, f) for name, f in functions.items()}
     return plain | fine | {TRAJECTORY: _trajectory}
@@ -191,7 +221,7 @@ def controlled(name: str) -> str:
 
 
 def expected_controls(
-    functions: Functions, law: TangentLaw, trajectory: Float[np.ndarray, "n d"]
+    functions: Functions, law: LinearNoiseLaw, trajectory: Float[np.ndarray, "n d"]
 ) -> dict[str, Float[np.ndarray, "n k"]]:
     """The exact expectations of the controls; nan where the run's own noiseless `trajectory` has left that of the law."""
     exact = np.stack(
@@ -204,8 +234,10 @@ def expected_controls(
     return {name: np.where(together, _half_traces_in_double(f, law), np.nan) for name, f in functions.items()}
 
 
-def _half_traces_in_double(function: Any, law: TangentLaw) -> np.ndarray:
+def _half_traces_in_double(function: Any, law: LinearNoiseLaw) -> np.ndarray:
     try:
+        with double_precision():
+            function = traced(function, jax.tree.map(lambda leaf: converted(leaf[0]), law.mean))
         return in_double(_half_traces, function)(law)
     except TypeError:  # a function that insists on float32 has no control, as a loss has none
         return np.array(np.nan)
@@ -221,7 +253,7 @@ def _mean_start(sde: SDE, x0: PyTree, keys: Array) -> PyTree:
     return jax.tree.map(lambda y: jnp.mean(y, axis=0), jax.vmap(lambda k: sde.init(x0, k)[1])(keys))
 
 
-def _half_traces(function: Any, law: TangentLaw) -> Array:
+def _half_traces(function: Any, law: LinearNoiseLaw) -> Array:
     def one(mean: PyTree, covariance: Array) -> Array:
         vector, unravel = ravel_pytree(mean)
         hessian = jax.hessian(lambda v: flat(function(unravel(v))))(vector)
@@ -230,11 +262,11 @@ def _half_traces(function: Any, law: TangentLaw) -> Array:
     return jax.vmap(one)(law.mean, law.covariance)
 
 
-def _value(function: Any, seen: Sighting) -> Array:
+def _value(function: Any, seen: CoupledPosition) -> Array:
     return _flat(function, seen.x)
 
 
-def _remainder(function: Any, seen: Sighting) -> Array:
+def _remainder(function: Any, seen: CoupledPosition) -> Array:
     """g(x) minus the second-order Taylor polynomial of g about the mean at the deviation, without its constant term."""
 
     def slope(mean: PyTree) -> PyTree:
@@ -245,7 +277,7 @@ def _remainder(function: Any, seen: Sighting) -> Array:
     return _flat(function, seen.x) - (flat(first) + 0.5 * flat(second))
 
 
-def _trajectory(seen: Sighting) -> Array:
+def _trajectory(seen: CoupledPosition) -> Array:
     return flat(seen.mean)
 
 

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .. import _checks, _random
+from .._traced import with_traced
 from .._tree import cast, flat
 from .._typing import Key
 from ..problems import MeanLoss, Problem
@@ -115,7 +116,7 @@ def noise_report(
     """
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     params = problem.validate(params)
-    problem = cast(problem, jnp.result_type(*jax.tree.leaves(params)))
+    problem = with_traced(cast(problem, jnp.result_type(*jax.tree.leaves(params))), params)
     draws = _checks.count("draws", draws, least=16)
     _checks.scalar("tolerance", tolerance, low=0.0, high=1.0)
     curvature_examples = _checks.count("curvature_examples", curvature_examples)

@@ -13,9 +13,9 @@ from jaxtyping import PyTree
 from .. import _checks, _random
 from .._tree import flat, is_sampler, size
 from .._typing import Key
-from ..processes import SDE, Accompanied, Chain
+from ..processes import SDE, Chain, Coupled
 from ..simulation import Ensemble, Jackknife, Moments, Samples, simulate
-from ._control import TRAJECTORY, accompany, better, controlled, expected_controls, observables, rounded, tangent_law, usable
+from ._control import TRAJECTORY, better, controlled, couple, expected_controls, linear_noise_law, observables, rounded, usable
 from ._diagnostics import effective_sample_size, r_hat, trendless
 from ._divergence import check_seeds_left
 
@@ -146,10 +146,10 @@ def stationary(
     example = process.problem.validate(x0(key) if is_sampler(x0) else x0)
     if size(example) > _KEPT:
         raise ValueError(f"stationary keeps full covariances, for at most {_KEPT} coordinates; x0 has {size(example)}")
-    companion = accompany(process, x0, substeps)
+    companion = couple(process, x0, substeps)
     common: dict[str, Any] = dict(substeps=substeps, progress=progress)
     fixed = None if steps is None else _Grid.of(steps)
-    grid = fixed or _Grid.of(min(_length(companion, substeps, most_steps), most_steps))
+    grid = fixed or _Grid.of(min(_length(companion, most_steps), most_steps))
     while True:
         paths = _paths(process, x0, grid, kept, jax.random.fold_in(key, 1), **common)
         if not paths.mixed and fixed is None and 2 * grid.steps <= most_steps:
@@ -190,14 +190,14 @@ class _Grid(NamedTuple):
         return np.moveaxis(tail.reshape(-1, 2, *tail.shape[1:]).mean(axis=1), 0, axis)
 
 
-def _length(companion: Accompanied | None, substeps: int, most: int) -> int:
-    """Several times the steps after which the tangent process has settled; where there is none, a first try."""
+def _length(companion: Coupled | None, most: int) -> int:
+    """Several times the steps after which the linear noise approximation has settled; where there is none, a first try."""
     if companion is None:
         return _FIRST_STEPS
     steps = _FIRST_STEPS
     while steps <= most:
         stride = steps // _RECORDS
-        law = tangent_law(companion, steps, jnp.arange(_RECORDS + 1) * stride, substeps)
+        law = linear_noise_law(companion, steps, jnp.arange(_RECORDS + 1) * stride)
         means = np.concatenate([leaf.reshape(_RECORDS + 1, -1) for leaf in jax.tree.leaves(law.mean)], axis=1)
         spread = max(float(np.max(np.diagonal(law.covariance[-1]))), 1e-30)
         with np.errstate(invalid="ignore", divide="ignore"):  # a process that diverges has not settled
@@ -246,7 +246,7 @@ def _paths(process: Any, x0: Any, grid: _Grid, kept: int, key: Any, **common: An
 
 def _estimate(
     process: Any,
-    companion: Accompanied | None,
+    companion: Coupled | None,
     x0: Any,
     key: Any,
     seeds: int,
@@ -261,14 +261,14 @@ def _estimate(
     observe = functions if companion is None else observables(functions)
     run = simulate(
         process if companion is None else companion, x0, steps=grid.steps, every=grid.stride, seeds=seeds, key=key,
-        substeps=substeps, observe=observe, reduce=Jackknife(Moments(), groups), progress=progress,
+        substeps=substeps if companion is None else 1, observe=observe, reduce=Jackknife(Moments(), groups), progress=progress,
     )  # fmt: skip
     check_seeds_left(run, _NO_LAW)
     crude = {n: _Curves.of(run, n, grid, 0.0) for n in functions}
     fine = crude
     if companion is not None:
         trajectory = np.asarray(run[TRAJECTORY].total.mean, float)
-        known = expected_controls(functions, tangent_law(companion, grid.steps, run.steps, substeps), trajectory)
+        known = expected_controls(functions, linear_noise_law(companion, grid.steps, run.steps), trajectory)
         fine = {n: _Curves.of(run, controlled(n), grid, known[n]) for n in functions}
         for name, curves in fine.items():
             if not usable(run[controlled(name)].total, seeds)[grid.start :].all() or not curves.finite:

@@ -15,7 +15,7 @@ from .._typing import Key
 from ..optimizers import AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, adjusted, known
 from ..problems import Problem
 from ..processes import SDE
-from ._control import Expectation, accompany, expectations, tangent_law
+from ._control import Expectation, couple, expectations, linear_noise_law
 from ._divergence import divergence
 
 _NORMAL_QUANTILE = 1.96
@@ -220,11 +220,11 @@ def _ode(sde: SDE, x0: Any, steps: int, substeps: int, functions: Mapping[str, A
     """The test functions along the drift alone, extrapolated to a step of zero."""
     values = []
     for refined in (4 * substeps, 8 * substeps):
-        companion = accompany(sde, x0, refined)
+        companion = couple(sde, x0, refined)
         if companion is None:
             return None
-        mean = tangent_law(companion, steps, jnp.arange(2) * steps, refined).mean
-        dtype = flat(companion.tangent.start).dtype
+        mean = linear_noise_law(companion, steps, jnp.arange(2) * steps).mean
+        dtype = flat(companion.companion.start).dtype
         end = jax.tree.map(lambda m, dtype=dtype: jnp.asarray(m[-1], dtype), mean)
         functions = cast(dict(functions), dtype)
         values.append({name: float(f(end)) for name, f in functions.items()})

@@ -11,13 +11,14 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .. import _checks
+from .._traced import AbstractFunctionHolder, traced
 from ..problems import Gaussian, Problem
 from ..processes import SDE, Chain, ChainState
 
 LearningRate = float | Array | Callable[[Any], Any]
 
 
-class AbstractOptimizer(eqx.Module):
+class AbstractOptimizer(AbstractFunctionHolder):
     """An optimizer: hyperparameters as pytree leaves, an Optax transform and an SDE."""
 
     models: ClassVar[tuple[str, ...]] = ("compagnoni",)
@@ -37,6 +38,14 @@ class AbstractOptimizer(eqx.Module):
         """The optimizer run on stochastic gradients of `problem`."""
         check_problem(problem)
         return Chain(self.transform, problem, self.rate, eqx.Partial(self.sde, problem))
+
+    def traced(self, params: Any) -> "AbstractOptimizer":
+        """The optimizer with a schedule of a user's traced."""
+        del params
+        if not callable(self.learning_rate):
+            return self
+        step = jax.ShapeDtypeStruct((), jnp.int32)
+        return eqx.tree_at(lambda o: o.learning_rate, self, traced(self.learning_rate, step))
 
     def check_model(self, model: str) -> None:
         """Raises `ValueError` unless `model` is one of the optimizer's."""

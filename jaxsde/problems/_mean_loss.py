@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._traced import AbstractFunctionHolder, traced
 from ._numbers import check_keys
 
 # How many examples are worked on at a time: what differentiating them takes is held for as many.
 CHUNK = 256
 
 
-class MeanLoss(eqx.Module):
+class MeanLoss(AbstractFunctionHolder):
     """The mean of a loss over data, $f(x) = \\frac1N \\sum_i \\ell(x, d_i)$.
 
     **Arguments:**
@@ -45,6 +46,11 @@ class MeanLoss(eqx.Module):
         shapes = [leaf.shape for leaf in jax.tree.leaves(self.data)]
         if not shapes or () in shapes or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
             raise ValueError(f"data must be arrays with a leading axis of examples, as many in all of them, got {shapes}")
+
+    def traced(self, params: PyTree) -> "MeanLoss":
+        """The loss with a user's loss of an example traced."""
+        example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data)
+        return eqx.tree_at(lambda s: s.example_loss, self, traced(self.example_loss, params, example))
 
     @property
     def count(self) -> int:

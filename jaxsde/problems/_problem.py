@@ -3,19 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._tree import as_params, shape_of
+from .._traced import AbstractFunctionHolder, shape_of, traced, with_traced
+from .._tree import as_params
 from ._mean_loss import MeanLoss
 from ._minibatch import MiniBatch
 from ._noise import AbstractNoise
 from ._numbers import check_keys
 
 
-class Problem(eqx.Module):
+class Problem(AbstractFunctionHolder):
     """What an optimizer is run on: a loss $f$ and the noise of its gradient.
 
     **Arguments:**
@@ -78,13 +78,17 @@ class Problem(eqx.Module):
         """One draw of the stochastic gradient, with a JAX key."""
         return self.noise.stochastic_gradient(self.loss, params, key)
 
+    def traced(self, params: PyTree) -> "Problem":
+        """The problem with a user's loss traced."""
+        return Problem(traced(self.loss, params), with_traced(self.noise, params))
+
     def validate(self, x0: Any) -> Any:
         """`x0` as parameters of this problem; raises `ValueError` or `TypeError` where it does not fit, or where the loss
         has no value or no gradient there."""
         check_keys("x0", x0)
         x0 = as_params(x0)
         try:
-            shape_of(_gradient, self.loss, x0)
+            shape_of(_gradient, traced(self.loss, x0), x0)
         except Exception as error:  # whatever goes wrong in a user's function
             raise self._complaint(x0, error) from error
         self.noise.validate(x0)

@@ -1,3 +1,18 @@
 from ._chain import Chain as Chain, ChainState as ChainState
-from ._sde import SDE as SDE, DiffusionTerm as DiffusionTerm, Instant as Instant, SDETerm as SDETerm
-from ._tangent import Accompanied as Accompanied, Sighting as Sighting, Tangent as Tangent, TangentLaw as TangentLaw
+from ._coupled import Coupled as Coupled, CoupledPosition as CoupledPosition
+from ._euler import IndexedEuler as IndexedEuler, over_step as over_step
+from ._increments import (
+    AbstractIncrements as AbstractIncrements,
+    GaussianIncrements as GaussianIncrements,
+    ThreePointIncrements as ThreePointIncrements,
+    TwoPointIncrements as TwoPointIncrements,
+)
+from ._linear_noise import LinearNoiseApproximation as LinearNoiseApproximation, LinearNoiseLaw as LinearNoiseLaw
+from ._process import AbstractDrivenProcess as AbstractDrivenProcess, AbstractProcess as AbstractProcess
+from ._sde import (
+    SDE as SDE,
+    DiffusionTerm as DiffusionTerm,
+    DiscretisedSDE as DiscretisedSDE,
+    Instant as Instant,
+    SDETerm as SDETerm,
+)

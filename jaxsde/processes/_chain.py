@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .. import _random
+from .._traced import AbstractFunctionHolder, with_traced
 from ..problems import Problem
+from ._blocks import run_blocks
+from ._process import AbstractDrivenProcess, Move
+from ._traced_transform import traced_transform
 
 
 class ChainState(NamedTuple):
@@ -19,7 +22,7 @@ class ChainState(NamedTuple):
     transform: Any
 
 
-class Chain(eqx.Module):
+class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
     """An Optax transform run on stochastic gradients, $x_{k+1} = x_k + u_k$ with $u_k$ the transform's update.
 
     **Arguments:**
@@ -42,37 +45,28 @@ class Chain(eqx.Module):
     learning_rate: Float[Array, ""]
     make_sde: Callable[[], Any] | None = None
 
-    def init(self, x0: PyTree) -> ChainState:
-        """The state before the first step."""
-        return ChainState(x0, self.make_transform().init(x0))
+    def init(self, params: PyTree, key: PRNGKeyArray | None = None) -> ChainState:
+        """The state before the first step. It takes no random numbers, so needs no key."""
+        del key
+        return ChainState(params, self.make_transform().init(params))
+
+    def noise_key(self, key: PRNGKeyArray) -> PRNGKeyArray:
+        return _random.gradient_key(key)
 
     def run(self, state: ChainState, start: Int[Array, ""], stop: Int[Array, ""], key: PRNGKeyArray) -> ChainState:
-        """The state after the steps from `start` up to, but not including, `stop`, with noise under `key`."""
-        return self.drive(lambda state, n, draw: self.step(state, draw), state, start, stop, key)
+        return self._drive(lambda state, n, draw: self.step(state, draw), state, start, stop, key)
 
-    def drive(self, step: Callable[[Any, Array, Any], Any], state: Any, start: Array, stop: Array, key: PRNGKeyArray) -> Any:
-        """The state of whatever moves by `step(state, n, draw)` with the chain's gradients, which are drawn with `draw`."""
-        noise = self.problem.noise
-        period = noise.period
+    def run_beside(
+        self, move: Move, state: ChainState, other: Any, start: Int[Array, ""], stop: Int[Array, ""], key: PRNGKeyArray
+    ) -> tuple[ChainState, Any]:
+        """As of any driven process. What drives a step are the parameters and the stochastic gradient there."""
 
-        def one(n: Array, state: Any, supply: Any, place: Array) -> Any:
-            return step(state, n, noise.take(supply, place))
+        def step(states: Any, n: Array, draw: Any) -> Any:
+            state, other = states
+            gradient = self.problem.stochastic_gradient(state.x, draw)
+            return self.apply(state, gradient), move(other, n, (state.x, gradient))
 
-        supply = lambda number: noise.supply(jax.random.fold_in(key, number))
-        if period == 1:
-            return jax.lax.fori_loop(start, stop, lambda n, state: one(n, state, supply(n), jnp.zeros_like(n)), state)
-
-        def block(number: Array, state: Any, start: Array, stop: Array) -> Any:
-            drawn = supply(number)
-            return jax.lax.fori_loop(start, stop, lambda n, state: one(n, state, drawn, n - number * period), state)
-
-        def blocks(carry: tuple[Array, Any]) -> tuple[Array, Any]:
-            n, state = carry
-            number = n // period
-            end = jnp.minimum(stop, (number + 1) * period)
-            return end, block(number, state, n, end)
-
-        return jax.lax.while_loop(lambda carry: carry[0] < stop, blocks, (start, state))[1]
+        return self._drive(step, (state, other), start, stop, key)
 
     def step(self, state: ChainState, key: Any) -> ChainState:
         """One optimizer step with one stochastic gradient drawn with `key`."""
@@ -85,5 +79,25 @@ class Chain(eqx.Module):
         return ChainState(optax.apply_updates(state.x, updates), transform_state)
 
     def position(self, state: ChainState) -> PyTree:
-        """The parameters."""
         return state.x
+
+    @property
+    def h(self) -> Float[Array, ""]:
+        return self.learning_rate
+
+    def traced(self, params: PyTree) -> "Chain":
+        """The chain with the functions in it traced: those of the problem, and a transform that a user's function makes."""
+        problem, make_sde = with_traced((self.problem, self.make_sde), params)
+        return Chain(traced_transform(self.make_transform, params), problem, self.learning_rate, make_sde)
+
+    def _drive(self, step: Callable[[Any, Array, Any], Any], state: Any, start: Array, stop: Array, key: PRNGKeyArray) -> Any:
+        """The state of whatever moves by `step(state, n, draw)` with the chain's gradients, which are drawn with `draw`."""
+        noise = self.problem.noise
+
+        def draw_block(number: Array) -> Any:
+            return noise.supply(jax.random.fold_in(key, number))
+
+        def drawn(state: Any, n: Array, block: Any, place: Array) -> Any:
+            return step(state, n, noise.take(block, place))
+
+        return run_blocks(noise.period, draw_block, drawn, state, start, stop)

@@ -7,13 +7,16 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt32
 
-from .. import _random
+from .. import _random, _threefry
 from .._clock import step_of
 from .._tree import is_sampler
 from ..problems import Problem
 from ._chain import Chain, ChainState
+from ._euler import euler
+from ._increments import AbstractIncrements, as_increments, drive, empty_block
+from ._process import AbstractDrivenProcess, Move
 
 Y = PyTree
 Diffusion = Callable[[PyTree], Y]
@@ -74,6 +77,21 @@ class SDE(eqx.Module):
     def learning_rate(self) -> Float[Array, ""]:
         """$\\eta$, the length of one optimizer step on the SDE's clock."""
         return self.chain.learning_rate
+
+    def discretised(
+        self, substeps: int = 1, increments: str | AbstractIncrements | None = None, moments_only: bool = True
+    ) -> "DiscretisedSDE":
+        """The SDE as a process, by Euler's scheme.
+
+        **Arguments:**
+
+        - `substeps`: how many of the scheme's steps make up a step of the optimizer.
+        - `increments`: the law of its increments, `"two-point"`, `"three-point"`, `"gaussian"` or an [`AbstractIncrements`][];
+          by default two-point where `moments_only`, which these serve to the same order in the step, and else Gaussian.
+        """
+        increments = as_increments(increments or ("two-point" if moments_only else "gaussian"))
+        h = self.learning_rate / substeps
+        return DiscretisedSDE(self, increments, h, jnp.asarray(substeps, jnp.int32))
 
     def init(self, x0: Any, key: PRNGKeyArray) -> tuple[Float[Array, ""], Y]:
         """The SDE's start: $t_0$ and the state there, after `start_steps` true optimizer steps from `x0`.
@@ -181,6 +199,105 @@ class SDETerm(diffrax.AbstractTerm):
         ahead = jax.tree.map(lambda v, b: v + h * b, sde.leading(y), sde.leading(drift))
         moved, diffusion = sde.coefficients(now, eqx.tree_at(sde.leading, y, ahead), statistics)
         return self.prod((eqx.tree_at(sde.leading, moved, sde.leading(drift)), diffusion), control)
+
+
+class DiscretisedState(NamedTuple):
+    """State of a discretised SDE: that of the SDE, the block of random numbers at hand, and how it came to its start."""
+
+    y: Y
+    block: PyTree
+    lead: "Lead | None"
+
+
+class Lead(NamedTuple):
+    """The true optimizer steps that lead to an SDE's start, and the number of the step that comes next."""
+
+    params: PyTree
+    """The parameters before each of them, with a leading axis."""
+    step: Int[Array, ""]
+
+
+class DiscretisedSDE(AbstractDrivenProcess):
+    """An SDE as a process: Euler's scheme, with steps and noise as those of [`IndexedEuler`][].
+
+    - `sde`: the SDE; `increments`: the law of the scheme's increments; `h`: the length of its steps; `substeps`: how many of
+      them make up a step of the optimizer.
+
+    Where the SDE starts after some true optimizer steps, `init` makes these.
+    """
+
+    sde: SDE
+    increments: AbstractIncrements
+    h: Float[Array, ""]
+    substeps: Int[Array, ""]
+
+    @property
+    def problem(self) -> Problem:
+        return self.sde.problem
+
+    @property
+    def learning_rate(self) -> Float[Array, ""]:
+        return self.sde.learning_rate
+
+    def init(self, params: PyTree, key: PRNGKeyArray) -> DiscretisedState:
+        state, lead = self.sde.chain.init(params), None
+        if self.sde.start_steps:
+            stream = self.sde.chain.noise_key(key)
+
+            def step(state: ChainState, n: Array) -> tuple[ChainState, PyTree]:
+                return self.sde.chain.run(state, n, n + 1, stream), self.sde.chain.position(state)
+
+            state, before = jax.lax.scan(step, state, jnp.arange(self.sde.start_steps, dtype=jnp.int32))
+            lead = Lead(before, jnp.zeros((), jnp.int32))
+        y = self.sde.from_chain(state)
+        return DiscretisedState(y, empty_block(self.increments, self.sde.noise_shaped(y)), lead)
+
+    def noise_key(self, key: PRNGKeyArray) -> UInt32[Array, "2"]:
+        return _threefry.key_words(_random.brownian_key(key))
+
+    def run(self, state: DiscretisedState, start: Array, stop: Array, key: Array) -> DiscretisedState:
+        y, block = self._drive(self._step, state.y, state, start, stop, key)
+        return self._at(stop, y, block, state.lead)
+
+    def run_beside(
+        self, move: Move, state: DiscretisedState, other: Any, start: Array, stop: Array, key: Array
+    ) -> tuple[DiscretisedState, Any]:
+        """As of any driven process. What drives a step is the increment of the Brownian motion."""
+
+        def step(states: Any, n: Array, dw: PyTree) -> Any:
+            y, other = states
+            return self._step(y, n, dw), move(other, n, dw)
+
+        (y, other), block = self._drive(step, (state.y, other), state, start, stop, key)
+        return self._at(stop, y, block, state.lead), other
+
+    def position(self, state: DiscretisedState) -> PyTree:
+        x, lead = self.sde.position(state.y), state.lead
+        if lead is None:
+            return x
+        before = jax.tree.map(lambda leaf: leaf[jnp.minimum(lead.step, self.sde.start_steps - 1)], lead.params)
+        return jax.tree.map(lambda a, b: jnp.where(lead.step < self.sde.start_steps, a, b), before, x)
+
+    def check_steps(self, steps: int) -> None:
+        if steps < self.sde.start_steps:
+            raise ValueError(f"steps must be at least the SDE's start_steps={self.sde.start_steps}, got {steps}")
+
+    def _step(self, y: Y, n: Array, dw: PyTree) -> Y:
+        """The SDE's state after the solver's step number `n`, with the increment `dw`."""
+        return euler(self.sde.term, Instant(n * self.h, n // self.substeps), self.h, y, dw)
+
+    def _drive(
+        self, step: Any, moved: Any, state: DiscretisedState, start: Array, stop: Array, key: Array
+    ) -> tuple[Any, PyTree]:
+        """Moves `moved` by `step(moved, n, dW)` over the solver's steps from optimizer step `start` to `stop`."""
+        start_steps = self.sde.start_steps
+        start = jnp.maximum(start, start_steps) if start_steps else start
+        first, bounds = start_steps * self.substeps, (start * self.substeps, stop * self.substeps)
+        like = self.sde.noise_shaped(state.y)
+        return drive(self.increments, step, moved, state.block, key, *bounds, first, jnp.sqrt(self.h), like)
+
+    def _at(self, step: Array, y: Y, block: PyTree, lead: Lead | None) -> DiscretisedState:
+        return DiscretisedState(y, block, None if lead is None else lead._replace(step=step))
 
 
 def _no_noise(y: Y, dw: PyTree) -> Y:

@@ -1,10 +1,4 @@
 from ._ensemble import Ensemble as Ensemble, Interrupted as Interrupted
-from ._increments import (
-    AbstractIncrements as AbstractIncrements,
-    GaussianIncrements as GaussianIncrements,
-    ThreePointIncrements as ThreePointIncrements,
-    TwoPointIncrements as TwoPointIncrements,
-)
 from ._reducers import (
     AbstractReducer as AbstractReducer,
     Jackknife as Jackknife,
@@ -15,4 +9,3 @@ from ._reducers import (
     SampleStatistics as SampleStatistics,
 )
 from ._simulate import simulate as simulate
-from ._solver import IndexedEuler as IndexedEuler

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _threefry
-from ._increments import AbstractIncrements, TwoPointIncrements, nothing_yet, renewed
+from ._increments import AbstractIncrements, TwoPointIncrements, empty_block, renewed
 
 
 class IndexedEuler(diffrax.AbstractItoSolver):
@@ -65,15 +65,15 @@ class IndexedEuler(diffrax.AbstractItoSolver):
         return 0.5
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> tuple[Array, Any]:
-        return self.first, nothing_yet(self.increments, self.noise_like(y0))
+        return self.first, empty_block(self.increments, self.noise_like(y0))
 
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any, solver_state: Any, made_jump: Any
     ) -> tuple[Any, None, dict[str, Any], Any, diffrax.RESULTS]:
-        n, supply = solver_state
+        n, block = solver_state
         h, increments, like = self.step_size, self.increments, self.noise_like(y0)
-        now = renewed(increments, supply, _threefry.key_words(self.key), n, self.first, like)
-        dw = increments.take(now, n % increments.period, jnp.sqrt(h), like)
+        now = renewed(increments, block, _threefry.key_words(self.key), n, self.first, like)
+        dw = increments.read_step(now, n % increments.period, jnp.sqrt(h), like)
         y1 = euler(terms, t0, h, y0, dw, args)
         return y1, None, dict(y0=y0, y1=y1), (n + 1, now), diffrax.RESULTS.successful
 
@@ -81,7 +81,7 @@ class IndexedEuler(diffrax.AbstractItoSolver):
         return terms.vf(t0, y0, args)
 
 
-def scaled(h: Array, noise: PyTree) -> PyTree:
+def over_step(h: Array, noise: PyTree) -> PyTree:
     """The increment over a step `h` of a Brownian motion, from one of unit variance."""
     root = jnp.sqrt(h)
     return jax.tree.map(lambda z: root.astype(z.dtype) * z, noise)

@@ -1,4 +1,4 @@
-"""The tangent process: a linear process driven by the same noise as another, whose moments are known exactly."""
+"""The linear noise approximation: a linear process driven by the same noise as another, whose moments are known exactly."""
 
 from typing import Any, NamedTuple
 
@@ -8,35 +8,26 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._chain import Chain
 from ._sde import SDE, Instant
 
 Y = PyTree
 
 
-class TangentState(NamedTuple):
+class LinearNoiseState(NamedTuple):
     """The noiseless trajectory and the deviation from it to first order in the noise, both shaped like an SDE's state."""
 
     mean: Y
     deviation: Y
 
 
-class Sighting(NamedTuple):
-    """What observables of an accompanied process see: parameters, those of the noiseless trajectory, the deviation."""
-
-    x: PyTree
-    mean: PyTree
-    deviation: PyTree
-
-
-class TangentLaw(NamedTuple):
-    """The mean trajectory's parameters and the exact covariance of the tangent process, at the recorded steps."""
+class LinearNoiseLaw(NamedTuple):
+    """The mean trajectory's parameters and the exact covariance of the linear noise approximation, at the recorded steps."""
 
     mean: PyTree
     covariance: Float[Array, "n d d"]
 
 
-class Tangent(eqx.Module):
+class LinearNoiseApproximation(eqx.Module):
     """An SDE's Euler scheme, linearised about its noiseless trajectory $m$:
 
     $m_{n+1} = m_n + h\\,b(m_n)$, $\\delta_{n+1} = \\delta_n + h\\,Db(m_n)\\,\\delta_n + \\sqrt h A(m_n)\\,\\xi_n$.
@@ -46,7 +37,7 @@ class Tangent(eqx.Module):
     stays close to it where noise is small, and so makes a control variate whose expectation is exact.
 
     - `sde`: the SDE.
-    - `start`: its state at step `first`; before that step the tangent process rests there.
+    - `start`: its state at step `first`; before that step the approximation rests there.
     - `first`: the number of the first step.
     - `substeps`: how many steps make up one of the optimizer.
     """
@@ -56,23 +47,19 @@ class Tangent(eqx.Module):
     first: Int[Array, ""]
     substeps: Int[Array, ""]
 
-    def init(self) -> TangentState:
+    def init(self) -> LinearNoiseState:
         """The state up to step `first`."""
-        return TangentState(self.start, jax.tree.map(jnp.zeros_like, self.start))
+        return LinearNoiseState(self.start, jax.tree.map(jnp.zeros_like, self.start))
 
-    def step(self, state: TangentState, n: Array, h: Array, dw: PyTree) -> TangentState:
+    def step(self, state: LinearNoiseState, n: Array, h: Array, dw: PyTree) -> LinearNoiseState:
         """The state after step `n` of length `h`, with the increment `dw` of variance `h`."""
         now = self._instant(n, h)
         mean, deviation = jax.jvp(lambda y: self._noiseless(now, h, y), (state.mean,), (state.deviation,))
         kick = self._kick(now, h, state.mean, dw)
-        moved = TangentState(mean, jax.tree.map(jnp.add, deviation, kick))
+        moved = LinearNoiseState(mean, jax.tree.map(jnp.add, deviation, kick))
         return jax.tree.map(lambda a, b: jnp.where(n < self.first, a, b), state, moved)
 
-    def sighting(self, x: PyTree, state: TangentState) -> Sighting:
-        """What observables see beside the parameters `x`."""
-        return Sighting(x, self.sde.position(state.mean), self.sde.position(state.deviation))
-
-    def law(self, h: Array, stop: Array, every: Array, records: int) -> TangentLaw:
+    def law(self, h: Array, stop: Array, every: Array, records: int) -> LinearNoiseLaw:
         """The law at step 0 and after each of the first `records` - 1 multiples of `every` steps of length `h`."""
         vector, unravel = ravel_pytree(self.start)
         like = self.sde.noise_shaped(self.start)
@@ -100,7 +87,7 @@ class Tangent(eqx.Module):
 
         start = vector, jnp.zeros((vector.shape[0],) * 2, vector.dtype)
         means, covariances = jax.lax.scan(record, start, jnp.arange(records))[1]
-        return TangentLaw(jax.vmap(lambda v: self.sde.position(unravel(v)))(means), covariances)
+        return LinearNoiseLaw(jax.vmap(lambda v: self.sde.position(unravel(v)))(means), covariances)
 
     def _instant(self, n: Array, h: Array) -> Instant:
         return Instant(n * h, n // self.substeps)
@@ -113,23 +100,6 @@ class Tangent(eqx.Module):
         change = self.sde.term.vf_prod(now, mean, None, (h, dw))
         still = _without_noise(self.sde).term.vf_prod(now, mean, None, (h, None))
         return jax.tree.map(jnp.subtract, change, still)
-
-
-class Accompanied(eqx.Module):
-    """A process with a tangent process beside it, driven by the same noise."""
-
-    process: Chain | SDE
-    tangent: Tangent
-
-    @property
-    def problem(self) -> Any:
-        """The problem this process belongs to."""
-        return self.process.problem
-
-    @property
-    def learning_rate(self) -> Float[Array, ""]:
-        """$\\eta$, the length of one optimizer step on the clock."""
-        return self.process.learning_rate
 
 
 def _without_noise(sde: SDE) -> SDE:

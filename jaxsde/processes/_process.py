@@ -1,0 +1,82 @@
+"""What a simulation drives: a Markov process with a position."""
+
+import abc
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from .._tree import is_finite
+from ..problems import Problem
+
+Move = Callable[[Any, Int[Array, ""], Any], Any]
+
+
+class AbstractProcess(eqx.Module):
+    """A Markov process with a position, moved by the steps k = 0, 1, ... of an optimizer.
+
+    One trajectory at a time: `simulate` vmaps over seeds.
+
+    - `problem`: the [`Problem`][] that it belongs to; `learning_rate`: $\\eta$, the length of one step on its clock.
+    """
+
+    if TYPE_CHECKING:  # fields of some processes and properties of others
+
+        @property
+        def problem(self) -> Problem: ...
+
+        @property
+        def learning_rate(self) -> Float[Array, ""]: ...
+
+    @abc.abstractmethod
+    def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
+        """The state at step 0, from the starting parameters and the seed's key."""
+
+    @abc.abstractmethod
+    def noise_key(self, key: PRNGKeyArray) -> Array:
+        """The key of the noise of all steps, from the seed's key."""
+
+    @abc.abstractmethod
+    def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], key: Array) -> Any:
+        """The state after the steps from `start` up to, but not including, `stop`, with noise under the noise's `key`."""
+
+    @abc.abstractmethod
+    def position(self, state: Any) -> PyTree:
+        """What observables see: the parameters."""
+
+    def is_finite(self, state: Any) -> Bool[Array, ""]:
+        """Whether the seed has not diverged."""
+        return is_finite(self.position(state))
+
+    def check_steps(self, steps: int) -> None:
+        """Raises `ValueError` where the process cannot make so many steps."""
+        del steps
+
+    def discretised(self, substeps: int = 1, increments: Any = None, moments_only: bool = True) -> Self:
+        """The process itself, which has steps already. Raises `ValueError` where it is asked for others."""
+        del moments_only
+        if substeps != 1 or increments is not None:
+            raise ValueError("substeps and increments belong to SDEs: an optimizer's chain makes its own steps")
+        return self
+
+
+class AbstractDrivenProcess(AbstractProcess):
+    """A process whose noise can move something else along with it.
+
+    - `h`: the length of the steps that it makes, on its clock.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def h(self) -> Float[Array, ""]: ...
+
+    @abc.abstractmethod
+    def run_beside(
+        self, move: Move, state: Any, other: Any, start: Int[Array, ""], stop: Int[Array, ""], key: Array
+    ) -> tuple[Any, Any]:
+        """As `run`, with `move(other, n, driver)` called at each step: the states of the process and of the other.
+
+        `n` is the number of the step of length `h`, `driver` what drives it.
+        """

@@ -1,0 +1,153 @@
+"""A run as a value: a chunk of seeds somewhere along the way, which compiled functions begin and advance."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from .. import _random
+from .._tree import as_params, flat, is_finite, is_sampler
+from ..processes import AbstractProcess
+from ._reducers import AbstractReducer
+
+_SEEDS = "seeds"  # the name of the axis that trajectories are vmapped over
+
+
+class Record(NamedTuple):
+    """Statistics over the seeds of a chunk; in a buffer, with a leading axis of times."""
+
+    statistics: dict[str, Any]
+    diverged: Int[Array, ""]
+
+
+class RunState(NamedTuple):
+    """All that a run of a chunk of seeds is between two steps: what a checkpoint saves, and what a device holds."""
+
+    step: Int[Array, ""]
+    """The step that comes next."""
+    seeds: Int[Array, " chunk"]
+    """The numbers of the chunk's seeds."""
+    keys: Array
+    """The keys of their noise. They are derived once: within the loop's program they would be at each step."""
+    states: PyTree
+    """The states of the process, with a leading axis of seeds."""
+    records: Record
+    """The records made so far; those to come are zero."""
+
+
+class Recorder(eqx.Module):
+    """What is recorded: observables, reduced over seeds, in `slots` slots of a buffer."""
+
+    observe: dict[str, Callable[[PyTree], PyTree]]
+    reducer: AbstractReducer
+    slots: int = eqx.field(static=True)
+    seeds: Int[Array, ""]
+
+    def values(self, x: PyTree) -> dict[str, Array]:
+        """The observables at the position `x`, each as a vector in the parameters' precision."""
+        dtype = jnp.result_type(*jax.tree.leaves(x))
+        return {name: flat(function(x)).astype(dtype) for name, function in self.observe.items()}
+
+    def record(self, process: AbstractProcess, state: Any, seed: Int[Array, ""]) -> Record:
+        """The statistics over the seeds of their observables. For use under the vmap over seeds.
+
+        A seed that has diverged is left out; an observable leaves out those where it is not finite itself.
+        """
+        values = self.values(process.position(state))
+        finite = process.is_finite(state)
+        wanted = seed < self.seeds  # the last chunk is filled up with seeds that nobody asked for
+        keep = {name: wanted & finite & is_finite(value) for name, value in values.items()}
+        keep, lost, values = jax.lax.all_gather((keep, wanted & ~finite, values), _SEEDS)
+        reduce = self.reducer
+        statistics = {name: reduce.update(reduce.init(v[0]), v, keep[name]) for name, v in values.items()}
+        return Record(statistics, jnp.sum(lost, dtype=jnp.int32))
+
+
+def start(x0: Any, key: PRNGKeyArray) -> PyTree:
+    """The parameters at which the seed with this key starts."""
+    return as_params(x0(_random.start_key(key))) if is_sampler(x0) else x0
+
+
+@eqx.filter_jit
+def begin(process: AbstractProcess, recorder: Recorder, x0: Any, key: PRNGKeyArray, seeds: Int[Array, " chunk"]) -> RunState:
+    """A chunk of seeds at step 0, which is recorded."""
+
+    def one(seed: Int[Array, ""]) -> tuple[Array, Any, Record]:
+        mine = _random.seed_key(key, seed)
+        state = process.init(start(x0, mine), mine)
+        first = recorder.record(process, state, seed)
+        records = jax.tree.map(lambda r: jnp.zeros((recorder.slots, *r.shape), r.dtype).at[0].set(r), first)
+        return process.noise_key(mine), state, records
+
+    keys, states, records = jax.vmap(one, out_axes=(0, 0, None), axis_name=_SEEDS)(seeds)
+    return RunState(jnp.zeros((), jnp.int32), seeds, keys, states, records)
+
+
+@eqx.filter_jit
+def advance(
+    process: AbstractProcess, recorder: Recorder, run: RunState, stop: Int[Array, ""], every: Int[Array, ""]
+) -> RunState:
+    """The run at step `stop`, with the steps on the way recorded that are multiples of `every`.
+
+    The bounds are data: runs of any length, cut anywhere, share one program.
+    """
+
+    def one(state: Any, key: Array, seed: Int[Array, ""]) -> tuple[Any, Record]:
+        def segment(carry: tuple[Array, Any, Record]) -> tuple[Array, Any, Record]:
+            n, state, records = carry
+            end = jnp.minimum(stop, (n // every + 1) * every)
+            state = process.run(state, n, end, key)
+            # Where the host has cut a run between two records, nothing is looked at: an observable may cost many steps.
+            is_record_step = end % every == 0
+            slot = jnp.where(is_record_step, end // every, recorder.slots)  # beyond the last one, it goes nowhere
+            observed = lambda state: recorder.record(process, state, seed)
+            unseen = lambda state: jax.tree.map(lambda r: r[0], records)
+            record = jax.lax.cond(is_record_step, observed, unseen, state)
+            records = jax.tree.map(lambda rs, r: rs.at[slot].set(r, mode="drop"), records, record)
+            return end, state, records
+
+        return jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (run.step, state, run.records))[1:]
+
+    leaves, structure = jax.tree.flatten(run.states)
+    axes = _seed_axes(process, leaves, structure, run.keys)
+
+    def on_leaves(leaves: list[Array], key: Array, seed: Int[Array, ""]) -> tuple[list[Array], Record]:
+        state, records = one(jax.tree.unflatten(structure, leaves), key, seed)
+        return jax.tree.leaves(state), records
+
+    once = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(leaves, axes, strict=True)]
+    moved, records = jax.vmap(on_leaves, (axes, 0, 0), (axes, None), axis_name=_SEEDS)(once, run.keys, run.seeds)
+    moved = [new if axis == 0 else jnp.full_like(old, new) for old, new, axis in zip(leaves, moved, axes, strict=True)]
+    return RunState(jnp.maximum(run.step, stop), run.seeds, run.keys, jax.tree.unflatten(structure, moved), records)
+
+
+def _seed_axes(process: AbstractProcess, leaves: list[Array], structure: Any, keys: Array) -> list[int | None]:
+    """The axis of seeds of each leaf of the state: None for what is the same for all of them, as a step counter is.
+
+    Adam's corrections of its start are powers with the counter as exponent: dear if every seed computes its own.
+    """
+    counters: list[int | None] = [None if leaf.dtype == jnp.int32 and leaf.ndim == 1 else 0 for leaf in leaves]
+    each: list[int | None] = [0] * len(leaves)
+    if counters == each:
+        return each
+
+    def step(leaves: list[Array], key: Array) -> list[Array]:
+        zero = jnp.zeros((), jnp.int32)
+        return jax.tree.leaves(process.run(jax.tree.unflatten(structure, leaves), zero, zero + 1, key))
+
+    once = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(leaves, counters, strict=True)]
+    try:
+        jax.eval_shape(jax.vmap(step, (counters, 0), counters), once, keys)
+    except ValueError:  # a count that depends on the seed's own course
+        return each
+    return counters
+
+
+@eqx.filter_jit
+def merge(reducer: AbstractReducer, a: Record, b: Record) -> Record:
+    """The records of the seeds of both."""
+    statistics = {name: jax.vmap(reducer.merge)(a.statistics[name], b.statistics[name]) for name in a.statistics}
+    return Record(statistics, a.diverged + b.diverged)
