@@ -127,7 +127,7 @@ def accompany(process: Chain | SDE, x0: Any, substeps: int = 1) -> Accompanied |
         if process.make_sde is None:
             return None
         sde = _nearest_sde(process.make_sde)
-        if sde is None or sde.innovation is None:
+        if sde is None or sde.whiten is None:
             return None
     x0 = process.problem.validate(x0)
     sde = cast(sde, jnp.result_type(*jax.tree.leaves(x0)))

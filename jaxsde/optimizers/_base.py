@@ -153,9 +153,9 @@ def gradient_statistics(problem: Problem, x: Any) -> GradientStatistics:
     return GradientStatistics(problem.gradient(x), problem.noise.variance(x), problem.noise.root(x))
 
 
-def gradient_innovation(problem: Problem) -> Any:
+def gradient_whitening(problem: Problem) -> Any:
     """The noise of a stochastic gradient of `problem` as a function of parameters and gradient, whitened, for an SDE's
-    `innovation`; None where that takes more than the constant covariance of the noise."""
+    `whiten`; None where that takes more than the constant covariance of the noise."""
     noise = problem.noise
     if noise.independent and noise.has_variance:
         return eqx.Partial(_standardised, problem)

@@ -16,7 +16,7 @@ from ._base import (
     as_rates,
     check_covariance,
     check_problem,
-    gradient_innovation,
+    gradient_whitening,
     itself,
     parameters,
 )
@@ -73,10 +73,10 @@ class SGD(AbstractOptimizer):
             statistics=eqx.Partial(_statistics, problem, model, self.rate),
             coefficients=eqx.Partial(_coefficients, self),
             position=itself,
-            from_chain=parameters,
+            state_from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
-            innovation=gradient_innovation(problem),
+            whiten=gradient_whitening(problem),
         )
 
 

@@ -66,11 +66,11 @@ class SignSGD(AbstractOptimizer):
             statistics=eqx.Partial(_signs, problem),
             coefficients=eqx.Partial(_coefficients, self, model),
             position=itself,
-            from_chain=parameters,
+            state_from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
             noise_like=noise.sign_increments_like,
-            innovation=eqx.Partial(_innovation, problem) if noise.independent else None,
+            whiten=eqx.Partial(_whiten, problem) if noise.independent else None,
         )
 
 
@@ -90,7 +90,7 @@ def _diffusion(scale: Array, root: Callable[[PyTree], PyTree], dw: PyTree) -> Py
     return jax.tree.map(lambda z: -scale * z, root(dw))
 
 
-def _innovation(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
+def _whiten(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
     """The sign of a stochastic gradient, minus its mean, over its standard deviation.
 
     Where the sign is all but certain, the sign of the noise is used instead, which has mean 0 and variance 1 for any symmetric

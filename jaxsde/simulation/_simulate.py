@@ -244,7 +244,7 @@ def _chain_state(chain: Chain, x: PyTree) -> PyTree:
 
 
 def _sde_state(sde: SDE, x: PyTree) -> PyTree:
-    return sde.from_chain(sde.chain.init(x))
+    return sde.state_from_chain(sde.chain.init(x))
 
 
 def _fitting(seeds: int, numbers: int, plan: list[_Phase], recorder: _loop.Recorder, x0: Any, key: PRNGKeyArray) -> int:

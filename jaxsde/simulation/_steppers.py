@@ -71,7 +71,7 @@ class SDEStepper(AbstractStepper):
         return _threefry.key_words(_random.brownian_key(key))
 
     def init(self, start: Any) -> Any:
-        y = self.sde.from_chain(start)
+        y = self.sde.state_from_chain(start)
         return y, nothing_yet(self.increments, self.sde.noise_shaped(y))
 
     def run(self, state: Any, start: Int[Array, ""], stop: Int[Array, ""], stream: Array) -> Any:
@@ -113,7 +113,7 @@ class AccompaniedChainStepper(AbstractStepper):
         def step(state: Any, n: Array, draw: Any) -> Any:
             chain, tangent = state
             gradient = self.chain.problem.stochastic_gradient(chain.x, draw)
-            noise = self.tangent.sde.innovation(chain.x, gradient)  # type: ignore[misc]
+            noise = self.tangent.sde.whiten(chain.x, gradient)  # type: ignore[misc]
             return self.chain.apply(chain, gradient), self.tangent.step(tangent, n, self.h, scaled(self.h, noise))
 
         return self.chain.drive(step, state, start, stop, stream)

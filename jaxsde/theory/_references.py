@@ -155,7 +155,7 @@ def density(sde: SDE) -> Density:
     """
     _checks.instance("sde", sde, SDE, "an optimizer's sde(problem)")
     like = _like(sde.problem)
-    state = sde.from_chain(sde.chain.init(like))
+    state = sde.state_from_chain(sde.chain.init(like))
     if not isinstance(state, jax.Array):
         raise ValueError(f"the density takes an SDE whose state is the parameters, got the state {type(state).__name__}")
     if sde.fields(jnp.zeros(()), like)[1] is None:
