@@ -25,6 +25,7 @@ from ._base import (
     position,
     second_moment,
 )
+from ._roles import Roles
 from ._second_order import (
     SquareNoise,
     both_noises,
@@ -38,6 +39,7 @@ from ._second_order import (
 )
 
 _MODELS = ("compagnoni", "compagnoni-drift", "compagnoni-full", "malladi", "second-order", "ode")
+_ROLES = Roles(normalised=True, averages=("b1", "b2"), gradients=("eps",), svag=True)
 
 
 class AdamState(NamedTuple):
@@ -69,6 +71,7 @@ class Adam(AbstractOptimizer):
     """
 
     models: ClassVar[tuple[str, ...]] = _MODELS
+    roles: ClassVar[Roles | None] = _ROLES
     learning_rate: Any
     b1: Float[Array, ""]
     b2: Float[Array, ""]
@@ -112,6 +115,7 @@ class AdamW(AbstractOptimizer):
     """
 
     models: ClassVar[tuple[str, ...]] = _MODELS
+    roles: ClassVar[Roles | None] = _ROLES._replace(decays=("weight_decay",))
     learning_rate: Any
     b1: Float[Array, ""]
     b2: Float[Array, ""]

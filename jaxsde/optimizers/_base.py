@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from .. import _checks
 from ..problems import Gaussian, Problem
 from ..processes import SDE, Chain, ChainState
+from ._roles import Roles
 
 LearningRate = float | Array | Callable[[Any], Any]
 
@@ -22,6 +23,8 @@ class AbstractOptimizer(eqx.Module):
 
     models: ClassVar[tuple[str, ...]] = ("compagnoni",)
     """The SDE's models: what `sde` takes as `model`."""
+    roles: ClassVar[Roles | None] = None
+    """What the hyperparameters do. Subclasses do not inherit it."""
     learning_rate: eqx.AbstractVar[Any]
     reference_rate: eqx.AbstractVar[Float[Array, ""] | None]
 
@@ -107,6 +110,11 @@ def _check_schedule(schedule: Callable[[Any], Any]) -> None:
     start = schedule(first)
     if _checks.is_concrete(start) and not 0 <= float(start) < float("inf"):
         raise ValueError(f"{wanted}, finite and not negative; it returns {float(start):g} at step 0")
+
+
+def check_optimizer(opt: Any) -> None:
+    """Raises unless `opt` is one."""
+    _checks.instance("opt", opt, AbstractOptimizer, "an optimizer such as jaxsde.SGD(0.01)")
 
 
 def check_problem(problem: Any) -> None:

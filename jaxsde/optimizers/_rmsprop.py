@@ -25,6 +25,7 @@ from ._base import (
     position,
     second_moment,
 )
+from ._roles import Roles
 from ._second_order import (
     SquareNoise,
     both_noises,
@@ -37,6 +38,7 @@ from ._second_order import (
 )
 
 _MODELS = ("compagnoni", "compagnoni-full", "malladi", "second-order", "ode")
+_ROLES = Roles(normalised=True, averages=("decay",), gradients=("eps",), squares=("initial_scale",), svag=True)
 
 
 class RMSpropState(NamedTuple):
@@ -68,6 +70,7 @@ class RMSprop(AbstractOptimizer):
     """
 
     models: ClassVar[tuple[str, ...]] = _MODELS
+    roles: ClassVar[Roles | None] = _ROLES
     learning_rate: Any
     decay: Float[Array, ""]
     eps: Float[Array, ""]
@@ -112,6 +115,7 @@ class RMSpropW(AbstractOptimizer):
     """
 
     models: ClassVar[tuple[str, ...]] = _MODELS
+    roles: ClassVar[Roles | None] = _ROLES._replace(decays=("weight_decay",))
     learning_rate: Any
     decay: Float[Array, ""]
     eps: Float[Array, ""]

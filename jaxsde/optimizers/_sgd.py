@@ -20,6 +20,7 @@ from ._base import (
     itself,
     parameters,
 )
+from ._roles import Roles
 from ._second_order import check_constant_rate
 
 
@@ -39,6 +40,7 @@ class SGD(AbstractOptimizer):
     """
 
     models: ClassVar[tuple[str, ...]] = ("compagnoni", "second-order", "ode")
+    roles: ClassVar[Roles | None] = Roles(svag=True)
     learning_rate: Any
     reference_rate: Float[Array, ""] | None
 
