@@ -43,4 +43,10 @@ from ._schedules import (
     schedule_moments as schedule_moments,
 )
 from ._setting import Setting as Setting
-from ._theory import AbstractTheory as AbstractTheory, LossBound as LossBound, has_theory as has_theory, register as register
+from ._theory import (
+    AbstractScheduledTheory as AbstractScheduledTheory,
+    AbstractTheory as AbstractTheory,
+    LossBound as LossBound,
+    has_theory as has_theory,
+    register as register,
+)

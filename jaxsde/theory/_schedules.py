@@ -14,7 +14,7 @@ from ..optimizers import AbstractOptimizer, check_optimizer
 from ..problems import Problem
 from ._moments import Law
 from ._setting import Setting, as_start, setting_at_reference
-from ._theory import AbstractTheory, LossBound, theory_of
+from ._theory import AbstractScheduledTheory, LossBound, scheduled_theory_of
 
 
 class PowerVerdict(NamedTuple):
@@ -202,7 +202,7 @@ def _at_largest_rate(opt: AbstractOptimizer, s: Setting, times: np.ndarray) -> S
     return s._replace(rate=largest)
 
 
-def _scheduled(opt: AbstractOptimizer, problem: Problem) -> tuple[AbstractTheory, Setting]:
+def _scheduled(opt: AbstractOptimizer, problem: Problem) -> tuple[AbstractScheduledTheory, Setting]:
     """The optimizer's theory, and the setting at its constant reference rate."""
-    theory = theory_of(opt)
+    theory = scheduled_theory_of(opt)
     return theory, setting_at_reference(opt, problem, needs_variance=theory.needs_variance)

@@ -7,11 +7,11 @@ from ..optimizers import SGD
 from ._linear import LinearRecursion, LinearSystem
 from ._linear_theory import AbstractLinearTheory
 from ._setting import Setting
-from ._theory import Relaxation, convex_spectrum, largest_variance, register
+from ._theory import AbstractScheduledTheory, Relaxation, convex_spectrum, largest_variance, register
 
 
 @register(SGD)
-class SGDTheory(AbstractLinearTheory):
+class SGDTheory(AbstractLinearTheory, AbstractScheduledTheory):
     """Exact: $dX = -H (X - x_*)\\,dt + \\sqrt\\eta\\,\\Sigma^{1/2} dW$, and a recursion for noise of any law."""
 
     def system(self, opt: SGD, eta: Array, hessian: Array, noise: Array, minimum: Array) -> LinearSystem:

@@ -14,11 +14,20 @@ from ._linear import LinearRecursion, LinearSystem, exponential
 from ._linear_theory import joined, limits, transients
 from ._phases import phase_2_constants
 from ._setting import Setting
-from ._theory import AbstractTheory, LossBound, Moments, Relaxation, check_lengths, convex_spectrum, exponential_bound, register
+from ._theory import (
+    AbstractScheduledTheory,
+    LossBound,
+    Moments,
+    Relaxation,
+    check_lengths,
+    convex_spectrum,
+    exponential_bound,
+    register,
+)
 
 
 @register(SignSGD)
-class SignSGDTheory(AbstractTheory):
+class SignSGDTheory(AbstractScheduledTheory):
     """For noise of any law. Where its coordinates are independent, the second moment N has a recursion of its own, because the
     variance of the signs depends on it; where they are correlated, the covariance of the signs is the one at the minimum."""
 

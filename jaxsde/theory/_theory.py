@@ -77,17 +77,21 @@ class AbstractTheory(abc.ABC):
         """The bound of the loss in one of SignSGD's phases, or with the published constants."""
         raise ValueError(f"phase and published are for SignSGD's bounds, got {type(opt).__name__}")
 
+
+class AbstractScheduledTheory(AbstractTheory):
+    """Formulas that hold along a schedule of the learning rate, too. The setting has the reference rate."""
+
+    @abc.abstractmethod
     def scheduled_moments(self, opt: Any, s: Setting) -> Relaxation:
         """How second moments relax along a schedule, per coordinate of a diagonal quadratic."""
-        raise _no_schedules(opt)
 
+    @abc.abstractmethod
     def scheduled_bound(self, opt: Any, s: Setting, x0: Array, published: bool) -> Relaxation:
         """How the bound of the loss relaxes along a schedule."""
-        raise _no_schedules(opt)
 
+    @abc.abstractmethod
     def power_rate(self, opt: Any, s: Setting) -> float:
         """The rate at which the loss falls at the full learning rate, per unit of time."""
-        raise _no_schedules(opt)
 
 
 _Theory = TypeVar("_Theory", bound=AbstractTheory)
@@ -125,6 +129,15 @@ def theory_of(opt: Any) -> AbstractTheory:
         names = ", ".join(sorted(kind.__name__ for kind in _THEORIES))
         raise ValueError(f"a closed form is not known for the optimizer {type(opt).__name__}, only for {names}")
     return _THEORIES[type(opt)]
+
+
+def scheduled_theory_of(opt: Any) -> AbstractScheduledTheory:
+    """The formulas registered for the optimizer; raises `ValueError` where there are none along schedules."""
+    theory = theory_of(opt)
+    if not isinstance(theory, AbstractScheduledTheory):
+        able = sorted(kind.__name__ for kind, other in _THEORIES.items() if isinstance(other, AbstractScheduledTheory))
+        raise ValueError(f"schedules have closed forms for {' and '.join(able)}, got {type(opt).__name__}")
+    return theory
 
 
 def check_lengths(opt: Any, s: Setting, matrix: np.ndarray, reason: str) -> None:
@@ -170,8 +183,3 @@ def exponential_bound(s: Setting, x0: Array, ts: Array, rate: Array, source: Arr
 def largest_variance(s: Setting) -> Array:
     """The noise's variance in the direction where it is largest."""
     return jnp.max(jnp.linalg.eigvalsh(s.noise)) if s.noise.ndim == 2 else jnp.max(s.noise)
-
-
-def _no_schedules(opt: Any) -> ValueError:
-    able = [kind.__name__ for kind, theory in _THEORIES.items() if type(theory).power_rate is not AbstractTheory.power_rate]
-    return ValueError(f"schedules have closed forms for {' and '.join(sorted(able))}, got {type(opt).__name__}")
