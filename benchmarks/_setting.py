@@ -43,8 +43,8 @@ class Setting:
         return max(32, 32 * round(seconds / (nanoseconds * 1e-9 * self.unit) / 32))
 
     def optimizers(self) -> dict[str, js.optimizers.AbstractOptimizer]:
-        """One of each, or the two that the others lie between."""
-        chosen = make_optimizers(ETA)
+        """One of each that has an SDE, or the two that the others lie between."""
+        chosen = {name: opt for name, opt in make_optimizers(ETA).items() if opt.models}
         return {name: chosen[name] for name in ("sign_sgd", "adam")} if self.quick else chosen
 
     def __str__(self) -> str:

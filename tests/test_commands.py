@@ -70,6 +70,20 @@ def test_an_optimizer_of_ones_own_needs_no_list_of_models():
         Half().sde(PROBLEM, "ode")
 
 
+def test_an_optimizer_without_models_is_run_as_a_chain_alone():
+    class Alone(js.SGD):
+        models = ()
+
+        def sde(self, problem, model="compagnoni"):
+            self.check_model(model)
+            raise AssertionError
+
+    with pytest.raises(ValueError, match="Alone declares no models of an SDE"):
+        Alone(0.1).sde(PROBLEM)
+    result = js.compare(Alone(0.1), PROBLEM, jnp.ones(2), steps=8, seeds=40, progress=False)
+    assert result.sde is None and result.notes[0] == "no SDE: Alone declares no models of an SDE"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_model_that_the_optimizer_lacks_is_an_error_that_names_those_it_has(command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

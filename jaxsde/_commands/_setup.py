@@ -101,7 +101,8 @@ class Setup:
             alpha=self.alpha,
         )
         optimizer = self._optimizer(problem, x0)
-        optimizer.check_model(self.model)
+        if optimizer.models:
+            optimizer.check_model(self.model)
         return optimizer, problem, x0
 
     def _optimizer(self, problem: Any, x0: Any) -> Any:

@@ -22,7 +22,7 @@ class AbstractOptimizer(eqx.Module):
     """An optimizer: hyperparameters as pytree leaves, an Optax transform and an SDE."""
 
     models: ClassVar[tuple[str, ...]] = ("compagnoni",)
-    """The SDE's models: what `sde` takes as `model`."""
+    """The SDE's models: what `sde` takes as `model`. Empty where no SDE is known."""
     roles: ClassVar[Roles | None] = None
     """What the hyperparameters do. Subclasses do not inherit it."""
     learning_rate: eqx.AbstractVar[Any]
@@ -43,6 +43,8 @@ class AbstractOptimizer(eqx.Module):
 
     def check_model(self, model: str) -> None:
         """Raises `ValueError` unless `model` is one of the optimizer's."""
+        if not self.models:
+            raise ValueError(f"{type(self).__name__} declares no models of an SDE")
         _checks.choice(f"{type(self).__name__}'s model", model, self.models)
 
     @property
