@@ -6,12 +6,11 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import BY_NAME, WITH_SDE
+from common import BY_NAME, PROBLEM, WITH_SDE
 
 import jaxsde as js
-from jaxsde import _commands, cli
+from jaxsde import _commands, _registry, cli
 
-PROBLEM = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(2.0))
 COMMANDS = ["compare", "stationary", "weak-error"]
 
 
@@ -68,6 +67,21 @@ def test_an_optimizer_of_ones_own_needs_no_list_of_models():
     assert Half().sde(PROBLEM).start_steps == 0
     with pytest.raises(ValueError, match="Half's model must be one of 'compagnoni', got 'ode'"):
         Half().sde(PROBLEM, "ode")
+
+
+@pytest.mark.parametrize("noise", _registry.NOISES)
+@pytest.mark.parametrize("name", _registry.PROBLEMS)
+def test_every_problem_of_the_registry_takes_every_noise_at_its_own_scale(name, noise, parsed):
+    row = _registry.PROBLEMS[name]
+    for problem, x0 in (
+        _registry.make_problem(name, noise, df=5.0, alpha=1.8),
+        parsed("compare", "sgd", "--problem", name, "--noise", noise, "--df", "5", "--alpha", "1.8").build()[1:],
+    ):
+        problem.validate(x0)
+        assert np.isfinite(problem.loss(x0))
+        assert problem.noise.scale == pytest.approx(row.noise_scale)
+        for number in _registry.NOISES[noise][1]:
+            assert float(getattr(problem.noise, number)) == pytest.approx({"df": 5.0, "alpha": 1.8}[number])
 
 
 def test_an_optimizer_without_models_is_run_as_a_chain_alone():

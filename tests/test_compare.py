@@ -8,11 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
-from common import BY_NAME, WITH_THEORY
+from common import BY_NAME, PROBLEM, WITH_THEORY
 
 import jaxsde as js
-
-PROBLEM = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(2.0))
 
 
 @pytest.mark.parametrize("opt", WITH_THEORY, ids=lambda opt: type(opt).__name__)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from common import BY_NAME
+from common import BY_NAME, PROBLEM
 from jax import export
 
 import jaxsde as js
@@ -15,7 +15,7 @@ import jaxsde as js
 )
 def test_a_whole_simulation_lowers_for_cpu_cuda_and_tpu(name, kind):
     optimizer = BY_NAME[name]
-    problem = js.Problem(js.Quadratic(jnp.array([1.0, 2.0])), js.Gaussian(2.0))
+    problem = PROBLEM
 
     def run(x0, seed):
         process = optimizer.chain(problem) if kind == "chain" else optimizer.sde(problem)
