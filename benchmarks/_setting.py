@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxsde as js
+from jaxsde._registry import make_optimizers
 
 SIGMA = 0.8  # not 1, by which a compiler need not multiply
 ETA = 0.01
@@ -42,21 +43,9 @@ class Setting:
         return max(32, 32 * round(seconds / (nanoseconds * 1e-9 * self.unit) / 32))
 
     def optimizers(self) -> dict[str, js.optimizers.AbstractOptimizer]:
-        """The six of them, or the two that the others lie between."""
-        chosen = optimizers()
+        """One of each that has an SDE, or the two that the others lie between."""
+        chosen = {name: opt for name, opt in make_optimizers(ETA).items() if opt.models}
         return {name: chosen[name] for name in ("sign_sgd", "adam")} if self.quick else chosen
 
     def __str__(self) -> str:
         return f"{self.seeds:,} seeds, {self.dim:,} coordinates, float32, {self.rounds} rounds"
-
-
-def optimizers() -> dict[str, js.optimizers.AbstractOptimizer]:
-    """The six of them."""
-    return {
-        "sgd": js.SGD(ETA),
-        "sign_sgd": js.SignSGD(ETA),
-        "rmsprop": js.RMSprop(ETA, 0.99, initial_scale=1.0),
-        "rmspropw": js.RMSpropW(ETA, 0.99, initial_scale=1.0, weight_decay=0.1),
-        "adam": js.Adam(ETA, 0.9, 0.99),
-        "adamw": js.AdamW(ETA, 0.9, 0.99, weight_decay=0.1),
-    }

@@ -9,13 +9,14 @@ import numpy as np
 import optax
 
 import jaxsde as js
+from jaxsde._registry import OPTIMIZERS
 
 from ._race import Contestant, agree, race
 from ._report import Claim, Report
 from ._setting import ETA, SIGMA, Setting
 
 _PRICE = {"sgd": 3.0, "adam": 4.0}
-_OPTIMIZERS = {"sgd": js.SGD(ETA), "adam": js.Adam(ETA, 0.9, 0.99, eps=1e-8)}
+_OPTIMIZERS = {name: OPTIMIZERS[name].make(ETA) for name in ("sgd", "adam")}
 
 
 def run(setting: Setting) -> list[Report]:

@@ -18,15 +18,15 @@ import numpy as np
 import scipy.stats
 
 import jaxsde as js
+from jaxsde._registry import OPTIMIZERS
 
 from ._report import environment, table
 
 _RATE, _SCALE, _GROUPS = 0.05, 0.8, 32
 _HESSIANS = {1: [1.7], 2: [[1.7, 0.5], [0.5, 0.9]]}
 _OPTIMIZERS = {
-    "SignSGD": js.SignSGD(_RATE),
-    "RMSprop": js.RMSprop(_RATE, 0.95, initial_scale=_SCALE**2),
-    "AdamW": js.AdamW(_RATE, b1=0.8, b2=0.95, weight_decay=0.1),
+    row.kind.__name__: row.make(_RATE, _SCALE**2, decay=0.95, b1=0.8, b2=0.95)
+    for row in (OPTIMIZERS[name] for name in ("sign_sgd", "rmsprop", "adamw"))
 }
 
 

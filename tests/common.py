@@ -1,13 +1,10 @@
-"""What several tests share."""
+"""What several tests share: the optimizers of the registry, and its first problem."""
 
-import jaxsde as js
+from jaxsde._registry import make_optimizers, make_problem
+from jaxsde.theory import has_theory
 
-# One of each, for a gradient noise of standard deviation 2.
-OPTIMIZERS = [
-    js.SGD(0.01),
-    js.SignSGD(0.01),
-    js.RMSprop(0.01, 0.99, initial_scale=4.0),
-    js.RMSpropW(0.01, 0.99, initial_scale=4.0, weight_decay=0.1),
-    js.Adam(0.01, 0.9, 0.99),
-    js.AdamW(0.01, 0.9, 0.99, weight_decay=0.1),
-]
+# A quadratic with Gaussian noise of standard deviation 2, and one of each optimizer for this noise.
+PROBLEM = make_problem()[0]
+BY_NAME = make_optimizers(0.01, variance=4.0)
+WITH_SDE = [opt for opt in BY_NAME.values() if opt.models]
+WITH_THEORY = [opt for opt in WITH_SDE if has_theory(opt)]

@@ -6,13 +6,11 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import OPTIMIZERS
+from common import BY_NAME, PROBLEM, WITH_SDE
 
 import jaxsde as js
-from jaxsde import _commands, cli
+from jaxsde import _commands, _registry, cli
 
-PROBLEM = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(2.0))
-NAMES = {"SGD": "sgd", "SignSGD": "sign_sgd"} | {name: name.lower() for name in ("RMSprop", "RMSpropW", "Adam", "AdamW")}
 COMMANDS = ["compare", "stationary", "weak-error"]
 
 
@@ -35,16 +33,16 @@ def parsed(monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("opt", OPTIMIZERS, ids=lambda opt: type(opt).__name__)
-def test_every_command_takes_every_model_of_every_optimizer(opt, command, parsed):
-    name = NAMES[type(opt).__name__]
+@pytest.mark.parametrize("name", [name for name, opt in BY_NAME.items() if opt.models])
+def test_every_command_takes_every_model_of_every_optimizer(name, command, parsed):
+    opt = BY_NAME[name]
     for model in opt.models:
         built, problem, _ = parsed(command, name, "--model", model).build()
         assert type(built) is type(opt)
         built.sde(problem, model)
 
 
-@pytest.mark.parametrize("opt", OPTIMIZERS, ids=lambda opt: type(opt).__name__)
+@pytest.mark.parametrize("opt", WITH_SDE, ids=lambda opt: type(opt).__name__)
 def test_an_optimizer_documents_its_models_and_refuses_others(opt):
     described = inspect.getdoc(type(opt).sde)
     if "see [`" in described:  # Adam's are AdamW's
@@ -71,12 +69,43 @@ def test_an_optimizer_of_ones_own_needs_no_list_of_models():
         Half().sde(PROBLEM, "ode")
 
 
+@pytest.mark.parametrize("noise", _registry.NOISES)
+@pytest.mark.parametrize("name", _registry.PROBLEMS)
+def test_every_problem_of_the_registry_takes_every_noise_at_its_own_scale(name, noise, parsed):
+    row = _registry.PROBLEMS[name]
+    for problem, x0 in (
+        _registry.make_problem(name, noise, df=5.0, alpha=1.8),
+        parsed("compare", "sgd", "--problem", name, "--noise", noise, "--df", "5", "--alpha", "1.8").build()[1:],
+    ):
+        problem.validate(x0)
+        assert np.isfinite(problem.loss(x0))
+        assert problem.noise.scale == pytest.approx(row.noise_scale)
+        for number in _registry.NOISES[noise][1]:
+            assert float(getattr(problem.noise, number)) == pytest.approx({"df": 5.0, "alpha": 1.8}[number])
+
+
+def test_an_optimizer_without_models_is_run_as_a_chain_alone():
+    class Alone(js.SGD):
+        models = ()
+
+        def sde(self, problem, model="compagnoni"):
+            self.check_model(model)
+            raise AssertionError
+
+    with pytest.raises(ValueError, match="Alone declares no models of an SDE"):
+        Alone(0.1).sde(PROBLEM)
+    result = js.compare(Alone(0.1), PROBLEM, jnp.ones(2), steps=8, seeds=40, progress=False)
+    assert result.sde is None and result.notes[0] == "no SDE: Alone declares no models of an SDE"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_model_that_the_optimizer_lacks_is_an_error_that_names_those_it_has(command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
         _call(monkeypatch, command, "sign_sgd", "--model", "malladi")
-    assert caught.value.code == "jaxsde: SignSGD's model must be one of 'compagnoni', 'ode', got 'malladi'"
+    assert (
+        caught.value.code == "jaxsde: SignSGD's model must be one of 'compagnoni', 'ode', 'phase-1', 'phase-3', got 'malladi'"
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -88,7 +117,7 @@ def test_a_model_that_no_optimizer_has_is_not_taken_and_help_lists_them_all(comm
     with pytest.raises(SystemExit):
         _call(monkeypatch, command, "--help")
     shown = capsys.readouterr().out
-    for opt in OPTIMIZERS:
+    for opt in WITH_SDE:
         assert all(model in shown for model in opt.models)
 
 

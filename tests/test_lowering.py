@@ -3,16 +3,19 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from common import OPTIMIZERS
+from common import BY_NAME, PROBLEM
 from jax import export
 
 import jaxsde as js
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: type(o).__name__)
-@pytest.mark.parametrize("kind", ["chain", "sde", "gaussian"])
-def test_a_whole_simulation_lowers_for_cpu_cuda_and_tpu(optimizer, kind):
-    problem = js.Problem(js.Quadratic(jnp.array([1.0, 2.0])), js.Gaussian(2.0))
+@pytest.mark.parametrize(
+    "name, kind",
+    [(name, kind) for name, opt in BY_NAME.items() for kind in ("chain", *(("sde", "gaussian") if opt.models else ()))],
+)
+def test_a_whole_simulation_lowers_for_cpu_cuda_and_tpu(name, kind):
+    optimizer = BY_NAME[name]
+    problem = PROBLEM
 
     def run(x0, seed):
         process = optimizer.chain(problem) if kind == "chain" else optimizer.sde(problem)

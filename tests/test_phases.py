@@ -31,33 +31,33 @@ def test_phases_and_their_sdes():
     problem = js.Problem(lambda p: 0.5 * jnp.sum(p["a"] ** 2) + 0.5 * p["b"] ** 2, js.Gaussian(1.0))
     chex.assert_trees_all_equal(js.theory.phase(problem, x), {"a": jnp.array([1, 2]), "b": jnp.array(3)})
     opt = js.SignSGD(ETA)
-    drift, diffusion = js.theory.phase_sde(opt, problem, 1).fields(0.0, x)
+    drift, diffusion = opt.sde(problem, "phase-1").fields(0.0, x)
     chex.assert_trees_all_equal(drift, {"a": jnp.array([-1.0, 1.0]), "b": jnp.array(-1.0)})
     assert diffusion is None
-    drift, diffusion = js.theory.phase_sde(opt, problem, 3).fields(0.0, x)
+    drift, diffusion = opt.sde(problem, "phase-3").fields(0.0, x)
     slope = np.sqrt(2 / np.pi)
     chex.assert_trees_all_close(drift, jax.tree.map(lambda leaf: -slope * leaf, x), rtol=1e-6)
     spread = diffusion(jax.tree.map(jnp.ones_like, x))
     # None where it would be the root of a negative number.
     expected = {"a": jnp.zeros(2), "b": -jnp.sqrt(ETA * (1 - 2 / np.pi * 0.2**2))}
     chex.assert_trees_all_close(spread, expected, rtol=1e-6, atol=1e-7)
-    with pytest.raises(ValueError, match="Phase 2"):
-        js.theory.phase_sde(opt, problem, 2)
+    with pytest.raises(ValueError, match="SignSGD's model must be one of .*'phase-1', 'phase-3', got 'phase-2'"):
+        opt.sde(problem, "phase-2")
     correlated = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(covariance=jnp.array([[1.0, 0.5], [0.5, 1.0]])))
     with pytest.raises(ValueError, match="independent coordinates"):
-        js.theory.phase_sde(opt, correlated, 3)
+        opt.sde(correlated, "phase-3")
 
 
 def test_phase_1_without_noise_is_the_descent_on_signs():
     still = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(0.0))
-    assert js.theory.phase_sde(js.SignSGD(ETA), still, 1).drift(0.0, jnp.array([0.0, -1.0])).tolist() == [0, 1]
+    assert js.SignSGD(ETA).sde(still, "phase-1").drift(0.0, jnp.array([0.0, -1.0])).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("noise", [js.StudentT(2.0, jnp.array([0.5, 2.0])), js.StudentT(1.0, 0.5), js.Laplace(1.5)])
 def test_phase_3_is_tangent_to_the_sde_for_any_law(noise):
     problem, opt = js.Problem(js.Quadratic([1.0, 2.0]), noise), js.SignSGD(ETA)
     x = jnp.array([1e-3, -1e-3])
-    linear, full = js.theory.phase_sde(opt, problem, 3), opt.sde(problem)
+    linear, full = opt.sde(problem, "phase-3"), opt.sde(problem)
     np.testing.assert_allclose(linear.drift(0.0, x), full.drift(0.0, x), rtol=5e-3)
     np.testing.assert_allclose(linear.diffusion(0.0, x)(jnp.ones(2)), full.diffusion(0.0, x)(jnp.ones(2)), rtol=1e-4)
 
@@ -65,8 +65,8 @@ def test_phase_3_is_tangent_to_the_sde_for_any_law(noise):
 def test_the_phases_sdes_follow_a_schedule():
     opt = js.SignSGD(optax.linear_schedule(ETA, 0.0, 100), reference_rate=ETA)
     x, half = jnp.array([0.1, 0.1]), 50 * ETA
-    for phase in (1, 3):
-        sde = js.theory.phase_sde(opt, TWO, phase)
+    for model in ("phase-1", "phase-3"):
+        sde = opt.sde(TWO, model)
         np.testing.assert_allclose(sde.drift(half, x), 0.5 * sde.drift(0.0, x), rtol=1e-5)
 
 
@@ -119,4 +119,4 @@ def test_phases_without_noise():
     assert js.theory.phase(problem, jnp.array([0.1, 0.1])).tolist() == [1, 3]
     assert js.theory.phase(problem, jnp.zeros(2)).tolist() == [3, 3]
     with pytest.raises(ValueError, match="noise in every coordinate"):
-        js.theory.phase_sde(js.SignSGD(0.1), problem, 3)
+        js.SignSGD(0.1).sde(problem, "phase-3")

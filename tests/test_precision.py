@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import OPTIMIZERS
+from common import WITH_THEORY
 
 import jaxsde as js
 from jaxsde._tree import as_params
@@ -90,7 +90,7 @@ def test_problems_of_low_precision_are_computed_with_in_that_of_the_parameters()
 
 
 # With weight decay the bound is for a minimum at 0.
-@pytest.mark.parametrize("opt", [o for o in OPTIMIZERS if not hasattr(o, "weight_decay")], ids=lambda opt: type(opt).__name__)
+@pytest.mark.parametrize("opt", [o for o in WITH_THEORY if not hasattr(o, "weight_decay")], ids=lambda opt: type(opt).__name__)
 def test_theory_of_problems_of_low_precision_is_computed_in_single(opt):
     x0, ts = jnp.ones(2), jnp.linspace(0.0, 1.0, 3)
     for function in (js.theory.moments, js.theory.loss_bound):

@@ -11,6 +11,7 @@ import scipy.special
 import scipy.stats
 
 import jaxsde as js
+from jaxsde.theory import discrete_moments, discrete_stationary
 from jaxsde.theory._closed_forms import (
     lemma_3_7,
     lemma_3_8,
@@ -21,7 +22,6 @@ from jaxsde.theory._closed_forms import (
     stationary_loss_adamw,
     stationary_loss_sgdw,
 )
-from jaxsde.theory._discrete import discrete_moments, discrete_stationary
 from jaxsde.theory._linear import LinearRecursion
 from jaxsde.theory._references import birth_death, density
 
@@ -414,7 +414,7 @@ def test_a_failing_assumption_is_named(bad, message):
 
 
 def test_wrong_kinds_of_arguments_are_named():
-    with pytest.raises(TypeError, match="opt must be a jaxsde.SignSGD, whose chain lives on a lattice, got SGD"):
+    with pytest.raises(ValueError, match="opt must be a jaxsde.SignSGD, whose chain lives on a lattice, got SGD"):
         birth_death(js.SGD(0.1), _line(js.Gaussian(1.0)))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"steps must be whole numbers, got \[0.5\]"):
         discrete_moments(js.SGD(0.1), FLAT, jnp.ones(2), [0.5])

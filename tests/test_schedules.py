@@ -1,5 +1,7 @@
 """Schedules: against SciPy, NumPy and their own limits."""
 
+import functools
+
 import diffrax
 import equinox as eqx
 import jax
@@ -10,6 +12,7 @@ import pytest
 import scipy.integrate
 
 import jaxsde as js
+from jaxsde._registry import OPTIMIZERS
 
 ETA = 0.01
 TWO = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(1.0))
@@ -146,14 +149,7 @@ def test_what_schedules_refuse():
 
 # Of these rates, 6 to 11 % of the quotients k eta / eta fall short of k in float32; of .1 none.
 _RATES = [0.01, 0.3, 0.7, 0.1]
-_KINDS = {
-    "sgd": js.SGD,
-    "sign_sgd": js.SignSGD,
-    "rmsprop": lambda schedule, **kw: js.RMSprop(schedule, 0.9, initial_scale=1.0, **kw),
-    "rmspropw": lambda schedule, **kw: js.RMSpropW(schedule, 0.9, initial_scale=1.0, weight_decay=0.1, **kw),
-    "adam": lambda schedule, **kw: js.Adam(schedule, 0.9, 0.99, **kw),
-    "adamw": lambda schedule, **kw: js.AdamW(schedule, 0.9, 0.99, weight_decay=0.1, **kw),
-}
+_KINDS = {name: functools.partial(row.make, decay=0.9) for name, row in OPTIMIZERS.items() if row.kind.models}
 
 
 @pytest.mark.parametrize("rate", _RATES)

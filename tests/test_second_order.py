@@ -147,7 +147,7 @@ def _coupled(x):
 
 def _at(sde, values):
     """The SDE's state with these values, in its own order of fields."""
-    kind = type(sde.from_chain(sde.chain.init(jnp.asarray(values["x"]))))
+    kind = type(sde.state_from_chain(sde.chain.init(jnp.asarray(values["x"]))))
     return kind(**{k: jnp.asarray(values[k]) for k in kind._fields})
 
 
@@ -232,12 +232,12 @@ def test_sgds_mean_and_covariance_on_a_quadratic_converge_at_the_order(model, or
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "adam"])
-def test_innovation_is_the_noise_of_the_averages_draw_by_draw(name):
+def test_whiten_gives_the_noise_of_the_averages_draw_by_draw(name):
     x, m, v, g = (jnp.full(len(NODES), c) for c in (X, M, V, _gradient(X)))
     opt = {"rmsprop": js.RMSprop(ETA, 0.9), "adam": js.Adam(ETA, 0.6, 0.9)}[name]
     sde = opt.sde(PROBLEM, "second-order")
     drawn = g + SIGMA * jnp.asarray(NODES, jnp.float32)
-    z = eqx.filter_jit(sde.innovation)(x, drawn)
+    z = eqx.filter_jit(sde.whiten)(x, drawn)
     second = [[WEIGHTS @ np.asarray(a * b) for b in z] for a in z]
     np.testing.assert_allclose(second, np.eye(2), atol=1e-5)
     kick = eqx.filter_jit(lambda y, dw: sde.diffusion(0.5, y)(dw))
@@ -256,7 +256,7 @@ def test_v_at_and_below_zero_and_no_memory_give_finite_numbers(opt):
     problem = js.Problem(lambda x: jnp.sum(x["w"] ** 4) + x["b"] ** 2, js.Gaussian({"w": jnp.array([0.5, 0.0]), "b": 1.0}))
     sde = opt.sde(problem, "second-order")
     x = {"w": jnp.array([0.3, 0.0]), "b": jnp.array(0.2)}
-    y = sde.from_chain(sde.chain.init(x))._replace(v={"w": jnp.array([-0.4, 0.0]), "b": jnp.array(0.0)})
+    y = sde.state_from_chain(sde.chain.init(x))._replace(v={"w": jnp.array([-0.4, 0.0]), "b": jnp.array(0.0)})
     drift = eqx.filter_jit(sde.drift)(0.1, y)
     kick = eqx.filter_jit(lambda y: sde.diffusion(0.1, y)(jax.tree.map(jnp.ones_like, sde.noise_shaped(y))))(y)
     for change in (drift, kick):

@@ -20,7 +20,6 @@ from jaxsde.theory import (
     fixed_rate_scaled,
     loss_bound,
     moments,
-    phase_sde,
     power_verdict,
     scaled,
     schedule_integrals,
@@ -82,7 +81,10 @@ USES = {
 @pytest.mark.parametrize("opt", OWN, ids=lambda opt: type(opt).__name__)
 @pytest.mark.parametrize("use", USES)
 def test_what_needs_theory_refuses_other_optimizers(use, opt):
-    with pytest.raises(ValueError, match=f"not known for the optimizer {type(opt).__name__}, only for SGD, SignSGD, RMSprop"):
+    with pytest.raises(
+        ValueError,
+        match=f"not known for the optimizer {type(opt).__name__}, only for Adam, AdamW, .*RMSprop, RMSpropW, SGD, SignSGD",
+    ):
         USES[use](opt)
 
 
@@ -94,12 +96,12 @@ def test_what_is_no_optimizer_is_refused(use):
 
 @pytest.mark.parametrize("opt", OWN, ids=lambda opt: type(opt).__name__)
 def test_svag_and_references_refuse_other_optimizers(opt):
-    with pytest.raises(TypeError, match=f"SVAG is defined for SGD, RMSprop.*got {type(opt).__name__}"):
+    with pytest.raises(
+        ValueError, match=f"whether SVAG tends to an SDE is not known for the optimizer {type(opt).__name__}, only"
+    ):
         js.svag(opt, PROBLEM, 2)
-    with pytest.raises(TypeError, match=f"must be a jaxsde.SignSGD.*got {type(opt).__name__}"):
+    with pytest.raises(ValueError, match=f"must be a jaxsde.SignSGD.*got {type(opt).__name__}"):
         birth_death(opt, js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0)))
-    with pytest.raises(ValueError, match=f"the phases are those of SignSGD, got {type(opt).__name__}"):
-        phase_sde(opt, PROBLEM, 1)
 
 
 @pytest.mark.parametrize("change", [dict(optimizer="lion"), dict(noise="poisson"), dict(problem="imagenet")])
@@ -115,9 +117,90 @@ def test_commands_make_the_optimizer_they_are_told():
         assert getattr(opt, "initial_scale", 4.0) == 4.0 and isinstance(problem.noise, js.Gaussian)
 
 
-def test_the_phases_are_refused_for_other_known_optimizers():
-    with pytest.raises(ValueError, match="the phases are those of SignSGD, got SGD"):
-        phase_sde(js.SGD(0.1), PROBLEM, 1)
+def test_other_known_optimizers_are_refused_where_something_is_for_one_kind():
+    with pytest.raises(ValueError, match="SGD's model must be one of .*, got 'phase-1'"):
+        js.SGD(0.1).sde(PROBLEM, "phase-1")
+    with pytest.raises(ValueError, match="SVAG does not tend to an SDE of SignSGD"):
+        js.svag(js.SignSGD(0.1), PROBLEM, 2)
+    with pytest.raises(ValueError, match="schedules have closed forms for SGD and SignSGD, got Adam"):
+        schedule_moments(js.Adam(0.1), PROBLEM, X0, TS)
+
+
+class Heavy(AbstractOptimizer):
+    """SGD with weight decay and an average, under names of its own, which its class declares."""
+
+    roles = js.optimizers.Roles(averages=("beta",), gradients=("clip",), decays=("theta",), svag=True)
+    learning_rate: Any
+    beta: jax.Array
+    clip: jax.Array
+    theta: jax.Array
+    reference_rate: Any = None
+
+    def transform(self):
+        return optax.sgd(self.learning_rate)
+
+    def sde(self, problem, model="compagnoni"):
+        return js.SGD(self.learning_rate).sde(problem, model)
+
+
+class Heavier(Heavy):
+    """Which declares nothing."""
+
+
+def test_what_a_class_declares_of_its_own_hyperparameters_is_used_and_not_inherited():
+    numbers = [jnp.asarray(v) for v in (0.01, 0.9, 4.0, 0.5)]
+    opt = scaled(Heavy(*numbers), 4.0)
+    # Four times fewer steps, four times as long: the decay over all of them is the same.
+    assert [float(v) for v in (opt.learning_rate, opt.beta, opt.clip, opt.theta)] == pytest.approx([0.04, 0.6, 2.0, 0.5])
+    assert float(at_rate(Heavy(*numbers), 0.02).beta) == pytest.approx(0.8)
+    small = js.svag(Heavy(*numbers), PROBLEM, 4).make_transform
+    assert js.svag(Heavy(*numbers), PROBLEM, 4).learning_rate == pytest.approx(0.01 / 4) and small.steps == 4
+    for use in (lambda opt: scaled(opt, 4.0), lambda opt: at_rate(opt, 0.02), lambda opt: js.svag(opt, PROBLEM, 2)):
+        with pytest.raises(ValueError, match="not known for the optimizer Heavier, only for .*Heavy"):
+            use(Heavier(*numbers))
+
+
+class Decaying(Heavy):
+    """SGD with weight decay, whose closed forms are registered below."""
+
+    def transform(self):
+        return optax.chain(optax.add_decayed_weights(self.theta), optax.sgd(self.learning_rate))
+
+
+class Decaying2(Decaying):
+    """Of which nothing is registered."""
+
+
+@js.theory.register(Decaying)
+class DecayingTheory(js.theory.AbstractLinearTheory):
+    def system(self, opt, eta, hessian, noise, minimum):
+        return js.theory.LinearSystem(hessian + opt.theta * jnp.eye(hessian.shape[0]), hessian @ minimum, eta * noise)
+
+    def recursion(self, opt, s):
+        (hessian, noise, minimum), eta = s.systems, float(s.rate)
+        kept = np.eye(minimum.shape[-1]) - eta * (hessian + float(opt.theta) * np.eye(minimum.shape[-1]))
+        return js.theory.LinearRecursion(kept, eta * (hessian @ minimum[..., None])[..., 0], eta**2 * noise)
+
+
+@pytest.mark.parametrize("hessian", [[1.0, 2.0], [[1.0, 0.0], [0.0, 2.0]]])
+def test_a_registered_theory_makes_all_moments_and_is_not_inherited(hessian):
+    numbers = [jnp.asarray(v) for v in (0.1, 0.9, 4.0, 0.5)]
+    opt, problem = Decaying(*numbers), js.Problem(js.Quadratic(hessian, minimum=jnp.ones(2)), js.Gaussian(1.0))
+    pull = np.array([1.5, 2.5])
+    law, chain = stationary(opt, problem), discrete_stationary(opt, problem)
+    np.testing.assert_allclose(law.mean, np.array([1.0, 2.0]) / pull, rtol=1e-5)
+    np.testing.assert_allclose(np.diag(law.covariance), 0.1 / (2 * pull), rtol=1e-5)
+    np.testing.assert_allclose(np.diag(chain.covariance), 0.1 / (pull * (2 - 0.1 * pull)), rtol=1e-5)
+    early = moments(opt, problem, X0, TS)
+    np.testing.assert_allclose(early.mean[-1], (1 - np.exp(-pull)) * law.mean + np.exp(-pull), rtol=1e-5)
+    np.testing.assert_allclose(discrete_moments(opt, problem, X0, [1]).mean[0], 1 - 0.1 * 0.5 * np.ones(2), rtol=1e-6)
+    with pytest.raises(ValueError, match="past the limit of Decaying on this quadratic"):
+        stationary(Decaying(jnp.asarray(0.81), *numbers[1:]), problem)
+    for function in (loss_bound, schedule_moments):
+        with pytest.raises(ValueError, match="no bound for Decaying|for SGD and SignSGD, got Decaying"):
+            function(opt, problem, X0, TS)
+    with pytest.raises(ValueError, match="not known for the optimizer Decaying2, only for Adam, AdamW, Decaying, RMSprop"):
+        stationary(Decaying2(*numbers), problem)
 
 
 def test_another_optimizers_chain_runs_all_the_same():

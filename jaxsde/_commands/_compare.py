@@ -2,12 +2,17 @@
 
 import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Annotated
+
+import tyro
 
 from .. import reporting
 from .._extras import require
+from .._registry import PROBLEMS
 from ..estimation import compare
-from ._setup import Setup
+from ._setup import Setup, by_problem
+
+_SUBSTEPS = "Solver steps of the SDE per optimizer step."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,28 +23,11 @@ class Compare(Setup):
     problem.
     """
 
-    steps: int | None = None
-    """Optimizer steps. Default 1500 (quadratic, saddle), 300 (breast-cancer), 100 (digits)."""
-    seeds: int | None = None
-    """Noise seeds. Default 20000 (quadratic, saddle), 400 (breast-cancer), 40 (digits)."""
-    substeps: int | None = None
-    """Solver steps of the SDE per optimizer step. Default 8 (quadratic, saddle), 2 (data)."""
+    steps: Annotated[int | None, tyro.conf.arg(help=f"Optimizer steps. {by_problem('steps')}.")] = None
+    seeds: Annotated[int | None, tyro.conf.arg(help=f"Noise seeds. {by_problem('seeds')}.")] = None
+    substeps: Annotated[int | None, tyro.conf.arg(help=f"{_SUBSTEPS} {by_problem('substeps')}.")] = None
     out: pathlib.Path = pathlib.Path(".")
     """The folder to write to."""
-
-
-class _Defaults(NamedTuple):
-    steps: int
-    seeds: int
-    substeps: int
-
-
-_DEFAULTS = {
-    "quadratic": _Defaults(1500, 20_000, 8),
-    "saddle": _Defaults(1500, 20_000, 8),
-    "breast-cancer": _Defaults(300, 400, 2),
-    "digits": _Defaults(100, 40, 2),
-}
 
 
 def run_compare(arguments: Compare) -> None:
@@ -48,7 +36,7 @@ def run_compare(arguments: Compare) -> None:
     require("matplotlib", extra="plots", purpose="the picture")
     for package in ("xarray", "h5netcdf", "h5py"):
         require(package, extra="files", purpose="the file of numbers")
-    default = _DEFAULTS[arguments.problem]
+    default = PROBLEMS[arguments.problem].budget
     seeds = default.seeds if arguments.seeds is None else arguments.seeds
     arguments.out.mkdir(parents=True, exist_ok=True)
     optimizer, problem, x0 = arguments.build()

@@ -4,35 +4,43 @@ import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from .. import _checks, data, networks, optimizers, problems
+from .. import _checks
+from .._registry import NOISES, OPTIMIZERS, PROBLEMS, make_problem
 
-OPTIMIZERS = {
-    "sgd": optimizers.SGD,
-    "sign_sgd": optimizers.SignSGD,
-    "rmsprop": optimizers.RMSprop,
-    "rmspropw": optimizers.RMSpropW,
-    "adam": optimizers.Adam,
-    "adamw": optimizers.AdamW,
-}
-MODELS = tuple(dict.fromkeys(model for kind in OPTIMIZERS.values() for model in kind.models))
+MODELS = tuple(dict.fromkeys(model for row in OPTIMIZERS.values() for model in row.kind.models))
 """Of any optimizer."""
 
 if TYPE_CHECKING:
-    _OptimizerName = _Model = str
-else:  # what there is to choose from is the optimizers' to say
-    _OptimizerName = Literal[tuple(OPTIMIZERS)]
+    _OptimizerName = _Model = _ProblemName = _NoiseName = str
+else:  # what there is to choose from is the registry's to say
+    _OptimizerName, _ProblemName, _NoiseName = (Literal[tuple(rows)] for rows in (OPTIMIZERS, PROBLEMS, NOISES))
     _Model = Literal[MODELS]
 
 
 def _models_by_optimizer() -> str:
     names: dict[tuple[str, ...], list[str]] = {}
-    for name, kind in OPTIMIZERS.items():
-        names.setdefault(kind.models, []).append(name)
-    return "; ".join(f"{', '.join(alike)}: {', '.join(models)}" for models, alike in names.items())
+    for name, row in OPTIMIZERS.items():
+        names.setdefault(row.kind.models, []).append(name)
+    return "; ".join(f"{', '.join(alike)}: {', '.join(models)}" for models, alike in names.items() if models)
+
+
+def _problems_in_words() -> str:
+    words = "; ".join(f"{name}: {row.what}" for name, row in PROBLEMS.items())
+    return f"{words}. Real data are those that scikit-learn ships, full batches with noise added to the gradient"
+
+
+def by_problem(field: str) -> str:
+    """The defaults that depend on the problem, for the help of an option: of a field of a row, or of its budget."""
+    names: dict[Any, list[str]] = {}
+    for name, row in PROBLEMS.items():
+        names.setdefault(getattr(row, field, None) or getattr(row.budget, field), []).append(name)
+    return "Default " + ", ".join(f"{value:g} ({', '.join(alike)})" for value, alike in names.items())
+
+
+_SCALE = "Its scale per coordinate: the standard deviation of Gaussian noise."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +49,13 @@ class Setup:
 
     optimizer: tyro.conf.Positional[_OptimizerName]
     """The optimizer."""
-    problem: Literal["quadratic", "saddle", "breast-cancer", "digits"] = "quadratic"
-    """quadratic: f = x'Hx/2; saddle: an embedded saddle with minima beside it; breast-cancer: logistic regression; digits:
-    a small MLP. The last two use the real data that scikit-learn ships, full batches with noise added to the gradient."""
+    problem: Annotated[_ProblemName, tyro.conf.arg(help=f"{_problems_in_words()}.")] = "quadratic"
     hessian: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBERS")] = ("1", "2")
     """quadratic: the diagonal of H, as in --hessian 1 2; or the whole symmetric matrix in quotes, a semicolon between rows, as
     in --hessian "2 .5; .5 1"."""
-    noise: Literal["gaussian", "student-t", "laplace", "uniform", "alpha-stable"] = "gaussian"
+    noise: _NoiseName = "gaussian"
     """The law of the gradient noise."""
-    noise_scale: float | None = None
-    """Its scale per coordinate: the standard deviation of Gaussian noise. Default 2 (quadratic), 1 (saddle), 0.1 (data)."""
+    noise_scale: Annotated[float | None, tyro.conf.arg(help=f"{_SCALE} {by_problem('noise_scale')}.")] = None
     df: float = 3.0
     """student-t: degrees of freedom."""
     alpha: float = 1.5
@@ -83,54 +88,30 @@ class Setup:
 
     def build(self) -> tuple[Any, Any, Any]:
         """The optimizer, the problem and the start."""
-        scale = self.noise_scale
-        if scale is None:
-            scale = {"quadratic": 2.0, "saddle": 1.0}.get(self.problem, 0.1)
-        problem, x0 = self._problem(self._noise(scale))
+        for name, options in (("problem", PROBLEMS), ("noise", NOISES), ("optimizer", OPTIMIZERS)):
+            _checks.choice(name, getattr(self, name), tuple(options))
+        problem, x0 = make_problem(
+            self.problem,
+            self.noise,
+            self.noise_scale,
+            hessian=_matrix_or_diagonal(self.hessian) if self.problem == "quadratic" else None,
+            start=self.start,
+            key=self.key,
+            df=self.df,
+            alpha=self.alpha,
+        )
         optimizer = self._optimizer(problem, x0)
-        optimizer.check_model(self.model)
+        if optimizer.models:
+            optimizer.check_model(self.model)
         return optimizer, problem, x0
 
-    def _noise(self, scale: float) -> Any:
-        laws = {
-            "gaussian": lambda: problems.Gaussian(scale),
-            "student-t": lambda: problems.StudentT(self.df, scale),
-            "laplace": lambda: problems.Laplace(scale),
-            "uniform": lambda: problems.Uniform(scale),
-            "alpha-stable": lambda: problems.AlphaStable(self.alpha, scale),
-        }
-        return laws[_checks.choice("noise", self.noise, tuple(laws))]()
-
-    def _problem(self, noise: Any) -> tuple[Any, Any]:
-        if self.problem == "quadratic":
-            hessian = _matrix_or_diagonal(self.hessian)
-            return problems.Problem(problems.Quadratic(hessian), noise), jnp.full(len(hessian), self.start)
-        if self.problem == "saddle":
-            return problems.Problem(problems.EmbeddedSaddle(), noise), jnp.full(2, self.start)
-        _checks.choice("problem", self.problem, ("quadratic", "saddle", "breast-cancer", "digits"))
-        examples = data.load(self.problem.replace("-", "_")).train
-        if self.problem == "breast-cancer":
-            loss = problems.LogisticRegression(*examples, ridge=0.01)
-            return problems.Problem(loss, noise), jnp.zeros(examples.features.shape[1])
-        network = networks.MLP(examples.features[0].size, 10, width=16, layers=2, key=self.key)
-        return problems.Problem(problems.MeanLoss(networks.cross_entropy, examples), noise), network
-
     def _optimizer(self, problem: Any, x0: Any) -> Any:
-        name, decayed = self.optimizer, {"weight_decay": self.weight_decay}
-        adam = dict(b1=self.b1, b2=self.b2, eps=self.eps)
-        rmsprop = dict(decay=self.decay, eps=self.eps)
-        if name.startswith("rmsprop"):
-            rmsprop["initial_scale"] = self._initial_scale(problem, x0)
-        hyperparameters: dict[str, dict[str, float]] = {
-            "sgd": {},
-            "sign_sgd": {},
-            "rmsprop": rmsprop,
-            "rmspropw": rmsprop | decayed,
-            "adam": adam,
-            "adamw": adam | decayed,
-        }
-        kind: Any = OPTIMIZERS[_checks.choice("optimizer", name, tuple(OPTIMIZERS))]
-        return kind(self.learning_rate, **hyperparameters[name])
+        row = OPTIMIZERS[self.optimizer]
+        # A hyperparameter without an option of its own has the registry's number.
+        numbers = {name: getattr(self, name) for name in row.hyperparameters if hasattr(self, name)}
+        if "initial_scale" in numbers:
+            numbers["initial_scale"] = self._initial_scale(problem, x0)
+        return row.make(self.learning_rate, **numbers)
 
     def _initial_scale(self, problem: Any, x0: Any) -> float:
         if self.initial_scale is not None:

@@ -137,7 +137,7 @@ def couple(process: Chain | SDE, x0: Any, substeps: int = 1, increments: Any = N
         if process.make_sde is None:
             return None
         sde = _nearest_sde(process.make_sde)
-        if sde is None or sde.innovation is None:
+        if sde is None or sde.whiten is None:
             return None
     x0 = process.problem.validate(x0)
     process, sde = cast((process, sde), jnp.result_type(*jax.tree.leaves(x0)))
@@ -150,7 +150,7 @@ def couple(process: Chain | SDE, x0: Any, substeps: int = 1, increments: Any = N
         return None
     counts = (jnp.asarray(n, jnp.int32) for n in (sde.start_steps * per_step, per_step))
     companion = LinearNoiseApproximation(sde, start, *counts)
-    as_increment = _as_it_is if isinstance(process, SDE) else eqx.Partial(_whitened, sde.innovation)
+    as_increment = _as_it_is if isinstance(process, SDE) else eqx.Partial(_whitened, sde.whiten)
     return Coupled(driven, companion, as_increment) if _works_in_double(companion) else None
 
 

@@ -1,5 +1,6 @@
 """`weak_error`: how far an SDE's expectations are from its optimizer's, and from its own solver's."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from jaxtyping import PyTree
 from .. import _checks, _random
 from .._tree import cast, flat, is_sampler
 from .._typing import Key
-from ..optimizers import AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, adjusted, known
+from ..optimizers import AbstractOptimizer, adjusted, roles_of
 from ..problems import Problem
 from ..processes import SDE
 from ._control import Expectation, couple, expectations, linear_noise_law
@@ -119,7 +120,8 @@ def weak_error(
 
     **Returns:** a [`WeakError`][]; `jaxsde.reporting.weak_error_table` prints it.
 
-    **Raises:** `ValueError` or `TypeError` for arguments that don't fit, and for an optimizer that is not the package's own.
+    **Raises:** `ValueError` or `TypeError` for arguments that don't fit, and for an optimizer whose class
+    declares no `roles`.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
@@ -127,7 +129,7 @@ def weak_error(
     >>> 0.8 < weak_error(js.SGD(0.1), problem, jnp.full(1, 2.0), **run)["loss"].order.slope < 1.2
     True
     """
-    opt = known(opt, "how to keep an optimizer's time scales is")
+    roles_of(opt, "how to keep an optimizer's time scales is")
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     if opt.reference_rate is not None:
         raise ValueError("weak_error changes the learning rate, so it takes optimizers without a schedule")
@@ -141,7 +143,7 @@ def weak_error(
     key = _random.typed_key(key)
     starts: list[dict[str, int]] = [{} for _ in rates]
     if start_time is not None:
-        if not isinstance(opt, (RMSprop, RMSpropW, Adam, AdamW)):
+        if "start_steps" not in inspect.signature(opt.sde).parameters:
             raise ValueError(f"start_time is for adaptive methods, whose SDEs are singular at 0; {type(opt).__name__}'s is not")
         _checks.scalar("start_time", start_time, low=0.0, high=T, closed="high")
         starts = [{"start_steps": _whole_steps("start_time", start_time, rate)} for rate in rates]
@@ -181,7 +183,7 @@ def weak_error(
 
 def at_rate(opt: AbstractOptimizer, rate: float) -> AbstractOptimizer:
     """The optimizer at another learning rate, with the time scales $\\eta / (1 - \\beta)$ of its averages kept."""
-    opt = known(opt, "how hyperparameters keep their time scales at another learning rate is")
+    roles_of(opt, "how hyperparameters keep their time scales at another learning rate is")
     why = f"to keep its time scale at the learning rate {rate:g}"
     return adjusted(opt, {"learning_rate": jnp.asarray(rate, opt.rate.dtype)}, forgetting=rate / opt.rate, why=why)
 

@@ -1,7 +1,9 @@
 from ._adam import Adam as Adam, AdamState as AdamState, AdamW as AdamW
-from ._base import AbstractOptimizer as AbstractOptimizer
+from ._adjusted import adjusted as adjusted, roles_of as roles_of
+from ._base import AbstractOptimizer as AbstractOptimizer, check_optimizer as check_optimizer
 from ._rmsprop import RMSprop as RMSprop, RMSpropState as RMSpropState, RMSpropW as RMSpropW
-from ._roles import adjusted as adjusted, known as known
+from ._roles import Roles as Roles
+from ._scaling import fixed_rate_scaled as fixed_rate_scaled, scaled as scaled, with_batch as with_batch
 from ._sgd import SGD as SGD
 from ._sign_sgd import SignSGD as SignSGD
 from ._svag import svag as svag

@@ -19,12 +19,13 @@ from ._base import (
     as_rates,
     check_covariance,
     check_problem,
-    gradient_innovation,
     gradient_statistics,
+    gradient_whitening,
     itself,
     position,
     second_moment,
 )
+from ._roles import Roles
 from ._second_order import (
     SquareNoise,
     both_noises,
@@ -32,12 +33,13 @@ from ._second_order import (
     check_square_noise,
     corrected,
     debias,
-    lifted,
-    square_innovation,
+    floor_second_moment,
     square_noise,
+    square_whitening,
 )
 
 _MODELS = ("compagnoni", "compagnoni-drift", "compagnoni-full", "malladi", "second-order", "ode")
+_ROLES = Roles(normalised=True, averages=("b1", "b2"), gradients=("eps",), svag=True)
 
 
 class AdamState(NamedTuple):
@@ -69,6 +71,7 @@ class Adam(AbstractOptimizer):
     """
 
     models: ClassVar[tuple[str, ...]] = _MODELS
+    roles: ClassVar[Roles | None] = _ROLES
     learning_rate: Any
     b1: Float[Array, ""]
     b2: Float[Array, ""]
@@ -112,6 +115,7 @@ class AdamW(AbstractOptimizer):
     """
 
     models: ClassVar[tuple[str, ...]] = _MODELS
+    roles: ClassVar[Roles | None] = _ROLES._replace(decays=("weight_decay",))
     learning_rate: Any
     b1: Float[Array, ""]
     b2: Float[Array, ""]
@@ -189,19 +193,19 @@ def _sde(optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, model: 
     check_covariance(problem, type(optimizer).__name__)
     common: dict[str, Any] = dict(
         position=position,
-        from_chain=_from_chain,
+        state_from_chain=_state_from_chain,
         chain=optimizer.chain(problem),
         start_steps=_checks.count("start_steps", start_steps),
     )
     coefficients = eqx.Partial(_coefficients, optimizer, weight_decay, model)
     statistics = eqx.Partial(gradient_statistics, problem)
     if model not in ("compagnoni-full", "second-order"):
-        innovation = gradient_innovation(problem)
-        return SDE(statistics, coefficients, leading=second_moment, innovation=innovation, **common)
+        whiten = gradient_whitening(problem)
+        return SDE(statistics, coefficients, semi_implicit=second_moment, whiten=whiten, **common)
     check_square_noise(problem, model)
-    common |= dict(noise_like=both_noises, innovation=square_innovation(problem))
+    common |= dict(noise_like=both_noises, whiten=square_whitening(problem))
     if model == "compagnoni-full":
-        return SDE(statistics, coefficients, leading=second_moment, **common)
+        return SDE(statistics, coefficients, semi_implicit=second_moment, **common)
     check_constant_rate(optimizer)
     return SDE(itself, eqx.Partial(_second_order, optimizer, weight_decay, problem), **common)
 
@@ -215,7 +219,7 @@ def _coefficients(
     # The optimizer divides the mean it has just updated: m moved by a share of the way to the stochastic gradient.
     ahead = 0.0 if model == "malladi" else 1 - optimizer.b1
     full = model == "compagnoni-full"
-    above = lifted(y.v, optimizer.b2, t / eta, 0.0, statistics.variance) if full else y.v
+    above = floor_second_moment(y.v, optimizer.b2, t / eta, 0.0, statistics.variance) if full else y.v
     gain = jax.tree.map(lambda v: rate * root_gamma2 / gamma1 / (jnp.sqrt(v) + optimizer.eps * root_gamma2), above)
 
     def dx(x: Array, m: Array, g: Array, k: Array) -> Array:
@@ -246,7 +250,7 @@ def _second_order(
     eta = optimizer.rate
     rho1, rho2 = (1 - optimizer.b1) / eta, (1 - optimizer.b2) / eta
     variance = problem.noise.variance(x)
-    y = y._replace(v=lifted(y.v, optimizer.b2, now.t / eta, 0.0, variance))
+    y = y._replace(v=floor_second_moment(y.v, optimizer.b2, now.t / eta, 0.0, variance))
 
     def first_order(t: Array, y: AdamState) -> AdamState:
         # The optimizer's own bias corrections: exp(-rho t) for beta^(t / eta) would be an error of order eta.
@@ -284,5 +288,5 @@ def _diffusion(root_eta: Array, rho1: Array, into_x: PyTree, root: Any, dw: PyTr
     return AdamState(dx, jax.tree.map(lambda z: rho1 * z, noise), nothing)
 
 
-def _from_chain(state: ChainState) -> AdamState:
+def _state_from_chain(state: ChainState) -> AdamState:
     return AdamState(state.x, optax.tree.get(state.transform, "mu"), optax.tree.get(state.transform, "nu"))

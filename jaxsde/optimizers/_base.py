@@ -14,6 +14,7 @@ from .. import _checks
 from .._traced import AbstractFunctionHolder, traced
 from ..problems import Gaussian, Problem
 from ..processes import SDE, Chain, ChainState
+from ._roles import Roles
 
 LearningRate = float | Array | Callable[[Any], Any]
 
@@ -22,7 +23,9 @@ class AbstractOptimizer(AbstractFunctionHolder):
     """An optimizer: hyperparameters as pytree leaves, an Optax transform and an SDE."""
 
     models: ClassVar[tuple[str, ...]] = ("compagnoni",)
-    """The SDE's models: what `sde` takes as `model`."""
+    """The SDE's models: what `sde` takes as `model`. Empty where no SDE is known."""
+    roles: ClassVar[Roles | None] = None
+    """What the hyperparameters do. Subclasses do not inherit it."""
     learning_rate: eqx.AbstractVar[Any]
     reference_rate: eqx.AbstractVar[Float[Array, ""] | None]
 
@@ -49,6 +52,8 @@ class AbstractOptimizer(AbstractFunctionHolder):
 
     def check_model(self, model: str) -> None:
         """Raises `ValueError` unless `model` is one of the optimizer's."""
+        if not self.models:
+            raise ValueError(f"{type(self).__name__} declares no models of an SDE")
         _checks.choice(f"{type(self).__name__}'s model", model, self.models)
 
     @property
@@ -118,6 +123,11 @@ def _check_schedule(schedule: Callable[[Any], Any]) -> None:
         raise ValueError(f"{wanted}, finite and not negative; it returns {float(start):g} at step 0")
 
 
+def check_optimizer(opt: Any) -> None:
+    """Raises unless `opt` is one."""
+    _checks.instance("opt", opt, AbstractOptimizer, "an optimizer such as jaxsde.SGD(0.01)")
+
+
 def check_problem(problem: Any) -> None:
     """Raises unless `problem` is one."""
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
@@ -162,9 +172,9 @@ def gradient_statistics(problem: Problem, x: Any) -> GradientStatistics:
     return GradientStatistics(problem.gradient(x), problem.noise.variance(x), problem.noise.root(x))
 
 
-def gradient_innovation(problem: Problem) -> Any:
+def gradient_whitening(problem: Problem) -> Any:
     """The noise of a stochastic gradient of `problem` as a function of parameters and gradient, whitened, for an SDE's
-    `innovation`; None where that takes more than the constant covariance of the noise."""
+    `whiten`; None where that takes more than the constant covariance of the noise."""
     noise = problem.noise
     if noise.independent and noise.has_variance:
         return eqx.Partial(_standardised, problem)

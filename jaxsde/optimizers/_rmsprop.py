@@ -19,24 +19,26 @@ from ._base import (
     as_rates,
     check_covariance,
     check_problem,
-    gradient_innovation,
     gradient_statistics,
+    gradient_whitening,
     itself,
     position,
     second_moment,
 )
+from ._roles import Roles
 from ._second_order import (
     SquareNoise,
     both_noises,
     check_constant_rate,
     check_square_noise,
     corrected,
-    lifted,
-    square_innovation,
+    floor_second_moment,
     square_noise,
+    square_whitening,
 )
 
 _MODELS = ("compagnoni", "compagnoni-full", "malladi", "second-order", "ode")
+_ROLES = Roles(normalised=True, averages=("decay",), gradients=("eps",), squares=("initial_scale",), svag=True)
 
 
 class RMSpropState(NamedTuple):
@@ -68,6 +70,7 @@ class RMSprop(AbstractOptimizer):
     """
 
     models: ClassVar[tuple[str, ...]] = _MODELS
+    roles: ClassVar[Roles | None] = _ROLES
     learning_rate: Any
     decay: Float[Array, ""]
     eps: Float[Array, ""]
@@ -112,6 +115,7 @@ class RMSpropW(AbstractOptimizer):
     """
 
     models: ClassVar[tuple[str, ...]] = _MODELS
+    roles: ClassVar[Roles | None] = _ROLES._replace(decays=("weight_decay",))
     learning_rate: Any
     decay: Float[Array, ""]
     eps: Float[Array, ""]
@@ -189,19 +193,19 @@ def _sde(optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, m
     check_covariance(problem, type(optimizer).__name__)
     common: dict[str, Any] = dict(
         position=position,
-        from_chain=_from_chain,
+        state_from_chain=_state_from_chain,
         chain=optimizer.chain(problem),
         start_steps=_checks.count("start_steps", start_steps, least=0),
     )
     coefficients = eqx.Partial(_coefficients, optimizer, weight_decay, model)
     statistics = eqx.Partial(gradient_statistics, problem)
     if model not in ("compagnoni-full", "second-order"):
-        innovation = gradient_innovation(problem)
-        return SDE(statistics, coefficients, leading=second_moment, innovation=innovation, **common)
+        whiten = gradient_whitening(problem)
+        return SDE(statistics, coefficients, semi_implicit=second_moment, whiten=whiten, **common)
     check_square_noise(problem, model)
-    common |= dict(noise_like=both_noises, innovation=square_innovation(problem))
+    common |= dict(noise_like=both_noises, whiten=square_whitening(problem))
     if model == "compagnoni-full":
-        return SDE(statistics, coefficients, leading=second_moment, **common)
+        return SDE(statistics, coefficients, semi_implicit=second_moment, **common)
     check_constant_rate(optimizer)
     return SDE(itself, eqx.Partial(_second_order, optimizer, weight_decay, problem), **common)
 
@@ -217,7 +221,9 @@ def _coefficients(
     rate, eta = optimizer.relative_rate(now.step), optimizer.rate
     rho = (1 - optimizer.decay) / eta
     full = model == "compagnoni-full"
-    above = lifted(y.v, optimizer.decay, now.t / eta, optimizer.initial_scale, statistics.variance) if full else y.v
+    above = (
+        floor_second_moment(y.v, optimizer.decay, now.t / eta, optimizer.initial_scale, statistics.variance) if full else y.v
+    )
     denominator = jax.tree.map(lambda v: jnp.sqrt(v) + optimizer.eps, above)
 
     def dx(x: Array, g: Array, p: Array) -> Array:
@@ -255,7 +261,7 @@ def _second_order(
         return _coefficients(optimizer, weight_decay, "ode", now._replace(t=t), y, gradient_statistics(problem, y.x))[0]
 
     gradient, variance = problem.gradient(x), problem.noise.variance(x)
-    y = y._replace(v=lifted(y.v, optimizer.decay, now.t / eta, optimizer.initial_scale, variance))
+    y = y._replace(v=floor_second_moment(y.v, optimizer.decay, now.t / eta, optimizer.initial_scale, variance))
     denominator = jax.tree.map(lambda v: jnp.sqrt(v) + optimizer.eps, y.v)
 
     def of_fresh_denominator(drift: RMSpropState, along: Any) -> RMSpropState:
@@ -275,5 +281,5 @@ def _second_order(
     return drift, diffusion
 
 
-def _from_chain(state: ChainState) -> RMSpropState:
+def _state_from_chain(state: ChainState) -> RMSpropState:
     return RMSpropState(state.x, optax.tree.get(state.transform, "nu"))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..problems import Gaussian, Problem
-from ._base import AbstractOptimizer, gradient_innovation
+from ._base import AbstractOptimizer, gradient_whitening
 
 # V has Gaussian noise here, which would take it where the optimizer's v, a mean of squares, does not go: below this share
 # of the least that the mean of v can be some steps later, V is taken for that share. As the learning rate falls, V gets
@@ -43,12 +43,12 @@ def check_square_noise(problem: Problem, model: str) -> None:
         )
 
 
-def square_innovation(problem: Problem) -> Callable[[PyTree, PyTree], SquareNoise]:
+def square_whitening(problem: Problem) -> Callable[[PyTree, PyTree], SquareNoise]:
     """The noise z of a stochastic gradient, and that of its square, (z^2 - 1) / sqrt 2: uncorrelated for Gaussian z."""
-    return eqx.Partial(_square_innovation, gradient_innovation(problem))
+    return eqx.Partial(_whiten_square, gradient_whitening(problem))
 
 
-def _square_innovation(standardised: Any, x: PyTree, gradient: PyTree) -> SquareNoise:
+def _whiten_square(standardised: Any, x: PyTree, gradient: PyTree) -> SquareNoise:
     z = standardised(x, gradient)
     return SquareNoise(z, jax.tree.map(lambda z: (z * z - 1) * np.sqrt(0.5).astype(z.dtype), z))
 
@@ -67,7 +67,7 @@ def corrected(eta: Array, b0: Drift, extra: Callable[[Any, Any], Any], t: Array,
     return jax.tree.map(lambda b, c, d: b + eta * (c - 0.5 * d), drift, extra(drift, along), along(drift))
 
 
-def lifted(v: PyTree, b: Array, steps: Array, initial: Array | float, variance: PyTree) -> PyTree:
+def floor_second_moment(v: PyTree, b: Array, steps: Array, initial: Array | float, variance: PyTree) -> PyTree:
     """`v`, kept from falling to zero and below: the mean of an average of squared gradients, that many `steps` after it was
     `initial`, is at least that of squared noise alone."""
     seen = debias(b, steps + _LATER)

@@ -16,10 +16,11 @@ from ._base import (
     as_rates,
     check_covariance,
     check_problem,
-    gradient_innovation,
+    gradient_whitening,
     itself,
     parameters,
 )
+from ._roles import Roles
 from ._second_order import check_constant_rate
 
 
@@ -39,6 +40,7 @@ class SGD(AbstractOptimizer):
     """
 
     models: ClassVar[tuple[str, ...]] = ("compagnoni", "second-order", "ode")
+    roles: ClassVar[Roles | None] = Roles(svag=True)
     learning_rate: Any
     reference_rate: Float[Array, ""] | None
 
@@ -73,10 +75,10 @@ class SGD(AbstractOptimizer):
             statistics=eqx.Partial(_statistics, problem, model, self.rate),
             coefficients=eqx.Partial(_coefficients, self),
             position=itself,
-            from_chain=parameters,
+            state_from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
-            innovation=gradient_innovation(problem),
+            whiten=gradient_whitening(problem),
         )
 
 

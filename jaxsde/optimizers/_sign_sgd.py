@@ -6,12 +6,15 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ..problems import Problem, Signs, sign_deviation
+from .. import _checks
+from ..problems import AbstractIndependentNoise, Gaussian, Problem, Signs, sign_deviation
 from ..processes import SDE, Instant
 from ._base import AbstractOptimizer, LearningRate, as_rates, check_problem, itself, parameters
+from ._roles import Roles
 
 # A sign of a smaller standard deviation is all but certain: the other sign has a probability below 1/400.
 _OPEN = 0.1
@@ -32,7 +35,8 @@ class SignSGD(AbstractOptimizer):
     [-0.5]
     """
 
-    models: ClassVar[tuple[str, ...]] = ("compagnoni", "ode")
+    models: ClassVar[tuple[str, ...]] = ("compagnoni", "ode", "phase-1", "phase-3")
+    roles: ClassVar[Roles | None] = Roles(normalised=True)
     learning_rate: Any
     reference_rate: Float[Array, ""] | None
 
@@ -56,21 +60,40 @@ class SignSGD(AbstractOptimizer):
           full covariance, at $\\nabla f = 0$ equal to $\\frac2\\pi \\arcsin$ of the correlations. With $\\eta_t$ the schedule
           relative to the reference rate.
         - `"ode"`: its drift alone.
+        - `"phase-1"`: as Lemma 3.4 idealises it in Phase 1, where signal dominates: $dX = -\\eta_t\\,\\mathrm{sign}(\\nabla
+          f)\\,dt$, without noise; off by at most $1 - \\mathrm{erf}(3/2) = 0.034$ there.
+        - `"phase-3"`: the same in Phase 3, where noise dominates: $dX = -\\eta_t \\sqrt{2/\\pi}\\,\\Sigma^{-1/2} \\nabla f\\,dt
+          + \\eta_t \\sqrt\\eta \\sqrt{1 - \\frac2\\pi (\\Sigma^{-1/2} \\nabla f)^2}\\,dW$, a linearisation at 0: at the phase's
+          edge the drift is 34 % too large, and beyond $|Y| = \\sqrt\\pi / 2$, still inside the phase, the term under the
+          root is negative; it is taken as 0 there. For noise of another law, $\\Sigma^{1/2}$ is its scale, and the slope
+          of its mean sign at 0 replaces $\\sqrt{2/\\pi}$.
 
-        **Raises:** `ValueError` for another model.
+        `jaxsde.theory.phase` tells which phase a point is in. Phase 2 has bounds for its drift only,
+        `jaxsde.theory.phase_2_drift_bounds`.
+
+        **Raises:** `ValueError` for another model; for the models of the phases where the noise is not of constant law with
+        independent coordinates, and for `"phase-3"` where a coordinate has none.
         """
         check_problem(problem)
         self.check_model(model)
         noise = problem.noise
+        if model == "phase-1":
+            _check_phase(problem, model)
+            statistics, coefficients = problem.gradient, eqx.Partial(_signal, self)
+        elif model == "phase-3":
+            _check_phase(problem, model)
+            statistics, coefficients = eqx.Partial(_linear_signs, problem), eqx.Partial(_linear, self)
+        else:
+            statistics, coefficients = eqx.Partial(_signs, problem), eqx.Partial(_coefficients, self, model)
         return SDE(
-            statistics=eqx.Partial(_signs, problem),
-            coefficients=eqx.Partial(_coefficients, self, model),
+            statistics=statistics,
+            coefficients=coefficients,
             position=itself,
-            from_chain=parameters,
+            state_from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
             noise_like=noise.sign_increments_like,
-            innovation=eqx.Partial(_innovation, problem) if noise.independent else None,
+            whiten=eqx.Partial(_whiten, problem) if noise.independent else None,
         )
 
 
@@ -86,11 +109,50 @@ def _coefficients(sign_sgd: SignSGD, model: str, now: Instant, x: PyTree, signs:
     return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sign_sgd.rate), signs.root)
 
 
+def _check_phase(problem: Problem, model: str) -> None:
+    """Raises where Lemma 3.4's idealisation has no meaning."""
+    noise = problem.noise
+    if not (noise.independent and (type(noise) is Gaussian or isinstance(noise, AbstractIndependentNoise))):
+        raise ValueError(
+            f"model={model!r} needs noise of constant law with independent coordinates, got {type(noise).__name__}"
+        )
+    scale = noise.scale
+    if model == "phase-3" and _checks.is_concrete(scale):
+        if not all(np.all(np.asarray(leaf) > 0) for leaf in jax.tree.leaves(scale)):
+            raise ValueError(f"Phase 3 linearises the mean sign and needs noise in every coordinate, got the scale {scale}")
+
+
+def _signal(sign_sgd: SignSGD, now: Instant, x: PyTree, gradient: PyTree) -> tuple[PyTree, None]:
+    rate = sign_sgd.relative_rate(now.step)
+    return jax.tree.map(lambda g: -rate * jnp.sign(g), gradient), None
+
+
+def _linear_signs(problem: Problem, x: PyTree) -> PyTree:
+    """The mean sign, linear in the gradient as it is at 0."""
+    noise: Any = problem.noise
+
+    def over(scale: Array, gradient: PyTree) -> PyTree:
+        return jax.tree.map(lambda g: (noise.slope / scale).astype(g.dtype) * g, gradient)
+
+    # One scale may stand for the whole gradient.
+    return jax.tree.map(over, noise.scale, problem.gradient(x))
+
+
+def _linear(sign_sgd: SignSGD, now: Instant, x: PyTree, mean_sign: PyTree) -> tuple[PyTree, Any]:
+    rate = sign_sgd.relative_rate(now.step)
+    drift = jax.tree.map(lambda s: -rate * s, mean_sign)
+    return drift, eqx.Partial(_linear_diffusion, rate * jnp.sqrt(sign_sgd.rate), mean_sign)
+
+
+def _linear_diffusion(scale: Array, mean_sign: PyTree, dw: PyTree) -> PyTree:
+    return jax.tree.map(lambda s, z: -scale * jnp.sqrt(jnp.maximum(1 - s * s, 0)) * z, mean_sign, dw)
+
+
 def _diffusion(scale: Array, root: Callable[[PyTree], PyTree], dw: PyTree) -> PyTree:
     return jax.tree.map(lambda z: -scale * z, root(dw))
 
 
-def _innovation(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
+def _whiten(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
     """The sign of a stochastic gradient, minus its mean, over its standard deviation.
 
     Where the sign is all but certain, the sign of the noise is used instead, which has mean 0 and variance 1 for any symmetric

@@ -10,11 +10,8 @@ from jaxtyping import Array
 from .. import _checks
 from ..problems import AmplifiedNoise, Problem
 from ..processes import Chain
-from ._adam import Adam, AdamW
+from ._adjusted import adjusted, roles_of
 from ._base import AbstractOptimizer, check_problem
-from ._rmsprop import RMSprop, RMSpropW
-from ._roles import adjusted
-from ._sgd import SGD
 
 
 def svag(optimizer: AbstractOptimizer, problem: Problem, ell: int) -> Chain:
@@ -30,14 +27,14 @@ def svag(optimizer: AbstractOptimizer, problem: Problem, ell: int) -> Chain:
 
     **Arguments:**
 
-    - `optimizer`: SGD, RMSprop, RMSpropW, Adam or AdamW.
+    - `optimizer`: SGD, RMSprop, RMSpropW, Adam, AdamW, or one of your own that declares `roles` with `svag`.
     - `problem`: the [`Problem`][].
     - `ell`: l, a whole number from 1 on.
 
     **Returns:** a [`Chain`][] of the small steps: n steps of the optimizer are n l (SGD) or n l^2 of them, and its `ts` are
     those of the optimizer and of the SDE.
 
-    **Raises:** `TypeError` for another optimizer; `ValueError` for `ell` below 1.
+    **Raises:** `ValueError` for an optimizer whose `roles` do not say that SVAG tends to its SDE, and for `ell` below 1.
 
     >>> from jaxsde import SGD, Gaussian, Quadratic
     >>> chain = svag(SGD(learning_rate=0.1), Problem(Quadratic([1.0]), Gaussian(0.5)), 4)
@@ -45,13 +42,13 @@ def svag(optimizer: AbstractOptimizer, problem: Problem, ell: int) -> Chain:
     (0.025, [1.0])
     """
     ell = _checks.count("ell", ell)
-    if type(optimizer) is SGD:
-        steps = ell
-    elif type(optimizer) in (RMSprop, RMSpropW, Adam, AdamW):
-        steps = ell * ell
-    else:
-        raise TypeError(f"SVAG is defined for SGD, RMSprop(W) and Adam(W), got {optimizer!r}")
+    roles = roles_of(optimizer, "whether SVAG tends to an SDE is")
+    if not roles.svag:
+        raise ValueError(f"SVAG does not tend to an SDE of {type(optimizer).__name__}")
     check_problem(problem)
+    # l small steps that are linear in the gradient add up to one of the optimizer's. A normalised step is divided by noise that
+    # is l times larger, so that it takes l^2 of them.
+    steps = ell * ell if roles.normalised else ell
     amplified = Problem(problem.loss, AmplifiedNoise(problem.noise, float(np.sqrt(2 * steps - 1))))
     return Chain(_Small(optimizer, ell, steps), amplified, optimizer.rate / steps)
 
@@ -66,7 +63,9 @@ class _Small(eqx.Module):
     def __call__(self) -> Any:
         given, ell = self.optimizer, self.ell
         rates = {"learning_rate": _slower(given.learning_rate, ell, self.steps)}
-        return adjusted(given, rates, forgetting=1 / self.steps, gradient=ell, decay=1 / ell).transform()
+        # Over all small steps, parameters decay as far as in one of the optimizer's.
+        gradient, decay = float(np.sqrt(self.steps)), ell / self.steps
+        return adjusted(given, rates, forgetting=1 / self.steps, gradient=gradient, decay=decay).transform()
 
 
 def _slower(learning_rate: Any, ell: int, steps: int) -> Any:

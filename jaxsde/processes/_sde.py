@@ -42,25 +42,25 @@ class SDE(eqx.Module):
     - `coefficients`: `(now, y, G) -> (drift, diffusion)` at the [`Instant`][] `now`: the drift is shaped like `y`; the
       diffusion is a linear map from an increment shaped like the noise to one shaped like `y`, or `None` for an ODE.
     - `position`: `y -> params`.
-    - `from_chain`: the state `y` that goes with a state of the optimizer's chain.
+    - `state_from_chain`: the state `y` that goes with a state of the optimizer's chain.
     - `chain`: that chain.
     - `start_steps`: how many true optimizer steps bring the state to the SDE's start, $t_0$ = `start_steps` $\\eta$.
-    - `leading`: picks the part of `y` whose drift a step follows first, so that a denominator which starts near zero has
+    - `semi_implicit`: picks the part of `y` whose drift a step follows first, so that a denominator which starts near zero has
       grown before it divides; `None` where there is none.
     - `noise_like`: picks from `y` a pytree shaped like the noise; `None` where it is the gradient's noise itself.
-    - `innovation`: `(params, stochastic gradient) -> increment`: the noise of one stochastic gradient as the increment
+    - `whiten`: `(params, stochastic gradient) -> increment`: the noise of one stochastic gradient as the increment
       that stands for it, with mean 0 and covariance 1 given the parameters; `None` where it is not known.
     """
 
     statistics: Callable[[PyTree], Any]
     coefficients: Callable[[Instant, Y, Any], tuple[Y, Diffusion | None]]
     position: Callable[[Y], PyTree]
-    from_chain: Callable[[ChainState], Y]
+    state_from_chain: Callable[[ChainState], Y]
     chain: Chain
     start_steps: int = eqx.field(static=True)
-    leading: Callable[[Y], PyTree] | None = None
+    semi_implicit: Callable[[Y], PyTree] | None = None
     noise_like: Callable[[Y], PyTree] | None = None
-    innovation: Callable[[PyTree, PyTree], PyTree] | None = None
+    whiten: Callable[[PyTree, PyTree], PyTree] | None = None
 
     def noise_shaped(self, y: Y) -> PyTree:
         """A pytree shaped like the noise: as that of the gradient, unless the SDE says otherwise."""
@@ -103,7 +103,7 @@ class SDE(eqx.Module):
         bounds = jnp.asarray(0), jnp.asarray(self.start_steps)
         state = self.chain.run(self.chain.init(x0), *bounds, _random.gradient_key(key))
         dtype = jnp.result_type(*jax.tree.leaves(x0))
-        return self.start_steps * self.learning_rate.astype(dtype), self.from_chain(state)
+        return self.start_steps * self.learning_rate.astype(dtype), self.state_from_chain(state)
 
     def instant(self, t: Any) -> Instant:
         """The time `t` with the optimizer step that it falls in; a multiple of $\\eta$ begins a step, however it is rounded."""
@@ -170,7 +170,7 @@ class DiffusionTerm(diffrax.AbstractTerm):
 class SDETerm(diffrax.AbstractTerm):
     """The increment of an [`SDE`][] over one Euler step, for the control `(h, dW)`.
 
-    Where the SDE has a leading part, that part moves along its drift first and the coefficients of the rest are those at
+    Where the SDE has a semi-implicit part, that part moves along its drift first and the coefficients of the rest are those at
     its new value. The gradient is still evaluated once.
     """
 
@@ -193,12 +193,12 @@ class SDETerm(diffrax.AbstractTerm):
         del args
         sde, (h, _) = self.sde, control
         now, statistics = sde.instant(t), sde.statistics(sde.position(y))
-        if sde.leading is None:
+        if sde.semi_implicit is None:
             return self.prod(sde.coefficients(now, y, statistics), control)
         drift, _ = sde.coefficients(now, y, statistics)
-        ahead = jax.tree.map(lambda v, b: v + h * b, sde.leading(y), sde.leading(drift))
-        moved, diffusion = sde.coefficients(now, eqx.tree_at(sde.leading, y, ahead), statistics)
-        return self.prod((eqx.tree_at(sde.leading, moved, sde.leading(drift)), diffusion), control)
+        ahead = jax.tree.map(lambda v, b: v + h * b, sde.semi_implicit(y), sde.semi_implicit(drift))
+        moved, diffusion = sde.coefficients(now, eqx.tree_at(sde.semi_implicit, y, ahead), statistics)
+        return self.prod((eqx.tree_at(sde.semi_implicit, moved, sde.semi_implicit(drift)), diffusion), control)
 
 
 class DiscretisedState(NamedTuple):
@@ -249,7 +249,7 @@ class DiscretisedSDE(AbstractDrivenProcess):
 
             state, before = jax.lax.scan(step, state, jnp.arange(self.sde.start_steps, dtype=jnp.int32))
             lead = Lead(before, jnp.zeros((), jnp.int32))
-        y = self.sde.from_chain(state)
+        y = self.sde.state_from_chain(state)
         return DiscretisedState(y, empty_block(self.increments, self.sde.noise_shaped(y)), lead)
 
     def noise_key(self, key: PRNGKeyArray) -> UInt32[Array, "2"]:

@@ -1,28 +1,14 @@
 """Bounds of the expected loss along the way."""
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .. import _checks
 from .._typing import ArrayLike
-from ..optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, SignSGD
-from ..problems import Gaussian, Problem
-from ._phases import phase_2_constants
-from ._recursions import check_rate
-from ._setting import Setting, as_start, as_times, setting
-
-
-class LossBound(NamedTuple):
-    """An upper bound of the expected loss above its minimum, $S_0 e^{-rt} + f (1 - e^{-rt})$."""
-
-    loss: Float[Array, " n"]
-    rate: Float[Array, ""]
-    """$r$, per unit of time."""
-    floor: Float[Array, ""]
-    """$f$, the bound of the asymptotic loss."""
+from ..optimizers import AbstractOptimizer, SignSGD
+from ..problems import Problem
+from ._setting import as_start, as_times, setting
+from ._theory import LossBound, convex_spectrum, exponential_bound, theory_of
 
 
 def loss_bound(
@@ -74,51 +60,16 @@ def loss_bound(
     >>> round(float(loss_bound(js.SGD(0.1), problem, jnp.ones(2), jnp.zeros(1)).floor), 4)
     0.075
     """
-    s = setting(opt, problem)
+    theory = theory_of(opt)
+    s = setting(opt, problem, needs_variance=theory.needs_variance)
     x0, ts = as_start(x0, s), as_times(ts, s)
     if phase not in (None, 1, 2, 3):
         raise ValueError(f"phase must be 1, 2, 3 or None, got {phase!r}")
-    if (phase is not None or published) and not isinstance(opt, SignSGD):
-        raise ValueError(f"phase and published are for SignSGD's bounds, got {type(opt).__name__}")
-    if phase in (1, 2) and type(problem.noise) is not Gaussian:
-        raise ValueError(f"the bounds of Phases 1 and 2 are for Gaussian noise, got {type(problem.noise).__name__}")
-    if not isinstance(opt, SignSGD):  # whose bounds hold at any rate
-        check_rate(opt, s, problem.noise.independent)
-    elif phase != 1:
-        check_noise(s)
-    spectrum = jnp.linalg.eigvalsh(s.dense_hessian)
-    mu, smoothness, trace = spectrum[0], spectrum[-1], jnp.sum(spectrum)
-    if _checks.is_concrete(mu) and float(mu) <= 0:
-        raise ValueError(f"the bounds assume a strongly convex loss, but the Hessian has the eigenvalue {mu:.4g}")
-    sigma = jnp.max(s.scale)
-    if isinstance(opt, SGD):
-        variance = jnp.max(jnp.linalg.eigvalsh(s.noise)) if s.noise.ndim == 2 else jnp.max(s.noise)
-        rate, source = 2 * mu, trace * variance
-    elif isinstance(opt, SignSGD) and phase == 1:
-        return _phase_1(s.loss(x0, jnp.zeros_like(s.dense_hessian)), mu, ts, published)
-    elif isinstance(opt, SignSGD) and phase == 2:
-        c = phase_2_constants()
-        q = max(c.secant_intercept, c.tangent_intercept) if published else c.secant_intercept
-        rate = 2 * mu * (c.slope / (np.sqrt(2) * sigma) + s.rate * mu * c.slope**2 / (4 * sigma**2))
-        source = trace - mu * spectrum.shape[0] * q**2
-    elif isinstance(opt, SignSGD):
-        start = x0 if phase is None else s.minimum
-        kappa = s.slope if published else chord(s, start)
-        rate, source = 2 * mu * (kappa / sigma + 0.5 * s.rate * mu * (kappa / sigma) ** 2), trace
-    elif isinstance(opt, (RMSprop, RMSpropW, Adam, AdamW)):
-        if s.noise.ndim == 2 and not s.law.independent:
-            raise ValueError("the bounds for adaptive methods assume noise with independent coordinates")
-        theta = opt.weight_decay if isinstance(opt, (RMSpropW, AdamW)) else jnp.zeros(())
-        if _checks.is_concrete(theta, s.minimum) and float(theta) > 0 and bool(np.any(np.asarray(s.minimum) != 0)):
-            raise ValueError("the bound with weight decay assumes the minimum at 0, to which the decay pulls")
-        deviation = jnp.max(jnp.sqrt(s.law.variance(s.minimum)))
-        rate, source = 2 * mu / deviation + theta * (smoothness + mu) / smoothness, trace
-    else:
-        raise ValueError(f"there is no bound for {type(opt).__name__}")
-    floor = 0.5 * s.rate * source / rate
-    start = s.loss(x0, jnp.zeros_like(s.dense_hessian))
-    left = jnp.exp(-rate * ts)
-    return LossBound(start * left + floor * (1 - left), rate, floor)
+    if phase is not None or published:
+        return theory.phase_bound(opt, s, x0, ts, phase, published)
+    if not theory.bounds_hold_at_any_rate:
+        theory.check_rate(opt, s)
+    return exponential_bound(s, x0, ts, *theory.bound(opt, s, x0))
 
 
 def phase_1_time(problem: Problem, x0: ArrayLike, *, published: bool = False) -> Float[Array, ""]:
@@ -138,12 +89,9 @@ def phase_1_time(problem: Problem, x0: ArrayLike, *, published: bool = False) ->
     >>> round(float(phase_1_time(js.Problem(js.Quadratic([1.0]), js.Gaussian(0.1)), jnp.array([2.0]))), 4)
     2.0
     """
-    s = setting(SignSGD(1.0), problem)
+    s = setting(SignSGD(1.0), problem, needs_variance=False)
     start = s.loss(as_start(x0, s), jnp.zeros_like(s.dense_hessian))
-    mu = jnp.linalg.eigvalsh(s.dense_hessian)[0]
-    if _checks.is_concrete(mu) and float(mu) <= 0:
-        raise ValueError(f"the bounds assume a strongly convex loss, but the Hessian has the eigenvalue {mu:.4g}")
-    return (2.0 if published else np.sqrt(2.0)) * jnp.sqrt(start / mu)
+    return (2.0 if published else np.sqrt(2.0)) * jnp.sqrt(start / convex_spectrum(s).mu)
 
 
 def asymptotic_loss(opt: AbstractOptimizer, problem: Problem, *, published: bool = False) -> Float[Array, ""]:
@@ -162,24 +110,5 @@ def asymptotic_loss(opt: AbstractOptimizer, problem: Problem, *, published: bool
     >>> [round(float(asymptotic_loss(opt, problem)), 4) for opt in (js.SGD(0.1), js.AdamW(0.1, weight_decay=0.5))]
     [0.1, 0.025]
     """
-    s = setting(opt, problem)
+    s = setting(opt, problem, needs_variance=theory_of(opt).needs_variance)
     return loss_bound(opt, problem, s.minimum, jnp.zeros(1), published=published).floor
-
-
-def _phase_1(start: Array, mu: Array, ts: Array, published: bool) -> LossBound:
-    speed = 0.5 * jnp.sqrt(mu) if published else jnp.sqrt(mu / 2)
-    loss = jnp.maximum(jnp.sqrt(start) - speed * ts, 0) ** 2
-    return LossBound(loss, 2 * speed / jnp.sqrt(start), jnp.zeros_like(start))
-
-
-def check_noise(s: Setting) -> None:
-    """Raises unless there is noise in every coordinate, without which the mean sign has no chord."""
-    if _checks.is_concrete(s.scale) and not np.all(np.asarray(s.scale) > 0):
-        raise ValueError(f"SignSGD's bounds divide by the noise's scale and need noise in every coordinate, got {s.scale}")
-
-
-def chord(s: Setting, x0: Array) -> Array:
-    """The slope of the chord of the mean sign, from 0 to the largest normalised gradient at the start."""
-    gradient = s.dense_hessian @ (x0 - s.minimum)
-    largest = jnp.maximum(jnp.max(jnp.abs(gradient) / s.scale), np.sqrt(2.0))
-    return jnp.max(s.law.mean_sign(largest * s.scale, x0)) / largest

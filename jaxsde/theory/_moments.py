@@ -1,20 +1,17 @@
 """Moments on quadratics: along the way and in the stationary law."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
 from .._typing import ArrayLike
-from ..optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, SignSGD
+from ..optimizers import AbstractOptimizer
 from ..problems import Problem
-from ._linear import LinearSystem, exponential
-from ._recursions import check_rate, sign_covariance, sign_drift
 from ._setting import Setting, as_start, as_times, setting
+from ._theory import theory_of
 
 
 class Law(NamedTuple):
@@ -57,15 +54,11 @@ def moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: ArrayLi
     >>> round(float(law.covariance[-1, 0, 0]), 4)
     0.05
     """
-    s = setting(opt, problem)
+    theory = theory_of(opt)
+    s = setting(opt, problem, needs_variance=theory.needs_variance)
     x0, ts = as_start(x0, s), as_times(ts, s)
-    check_rate(opt, s, problem.noise.independent)
-    if isinstance(opt, SignSGD):
-        return _law(s, *_sign_sgd_transient(s, problem.noise.independent, x0, ts))
-    systems, d = _systems(opt, s)
-    gradient = s.dense_hessian @ (x0 - s.minimum)
-    start = _by_system(s, jnp.stack([x0, gradient]))[:, : systems.constant.shape[-1]]
-    return _law(s, *_joined(_transients(systems, start, ts), d))
+    theory.check_rate(opt, s)
+    return _law(s, *theory.transient(opt, s, x0, ts))
 
 
 def stationary(opt: AbstractOptimizer, problem: Problem) -> Law:
@@ -93,147 +86,85 @@ def stationary(opt: AbstractOptimizer, problem: Problem) -> Law:
     >>> round(float(stationary(opt, problem).covariance[0, 0]), 6)
     0.001333
     """
-    s = setting(opt, problem)
-    check_rate(opt, s, problem.noise.independent)
-    if isinstance(opt, SignSGD):
-        return _law(s, s.minimum, _sign_sgd_limit(s, problem.noise.independent))
-    systems, d = _systems(opt, s)
-    systems.check_stable()
-    return _law(s, *_joined(_limits(systems), d))
+    theory = theory_of(opt)
+    s = setting(opt, problem, needs_variance=theory.needs_variance)
+    theory.check_rate(opt, s)
+    return _law(s, *theory.stationary(opt, s))
+
+
+def discrete_moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, steps: ArrayLike) -> Law:
+    """Mean, covariance and expected loss of an optimizer itself after `steps` steps on a quadratic $f$ from the point `x0`.
+
+    What [`moments`][] is to the SDE, this is to the chain, for any Hessian $H$ and noise covariance $\\Sigma$:
+
+    - SGD: $x' - x_* = (I - \\eta H)(x - x_*) - \\eta Z$. Exact, for noise of any law.
+    - RMSprop(W): exact for $V$ held at $\\mathrm{diag}\\,\\Sigma$, $P = (\\mathrm{diag}\\,\\Sigma)^{1/2} + \\epsilon$:
+      $x' = x - \\eta (P^{-1} g + \\theta x)$.
+    - Adam(W): the same, for $m_{k+1} = \\beta_1 m_k + (1 - \\beta_1) g_k$ from $m_0 = 0$ with its bias correction,
+      $x_{k+1} = x_k - \\eta (P^{-1} m_{k+1} / (1 - \\beta_1^{k+1}) + \\theta x_k)$.
+    - SignSGD: exact for the mean sign linearised, $E\\,\\mathrm{sign}(g) = A (x - x_*)$, $A = \\ell D^{-1} H$ as in `moments`
+      (Phase 3). For independent noise $N' = (I - \\eta A) N (I - \\eta A)^\\top + \\eta^2 (I - \\mathrm{diag}(A N A^\\top))$;
+      for correlated Gaussian noise with the covariance of the signs at $x_*$ and without the last term.
+
+    **Arguments:** `opt`; `problem` with a `Quadratic` (or `LinearRegression`) loss; `x0`, shape `(d,)`; `steps`, whole
+    numbers of shape `(n,)`.
+
+    **Returns:** a `Law`: `.mean` `(n, d)`, `.covariance` `(n, d, d)`, `.loss` `(n,)`.
+
+    **Raises:** `ValueError` that names the assumption which fails; `TypeError` for `steps` that are not whole.
+
+    >>> import jaxsde as js
+    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    >>> discrete_moments(js.SGD(0.5), problem, jnp.ones(1), [1, 2]).covariance.ravel().tolist()
+    [0.25, 0.3125]
+    """
+    theory = theory_of(opt)
+    s = setting(opt, problem, needs_variance=theory.needs_variance)
+    start = np.asarray(as_start(x0, s), float)
+    count = np.asarray(steps)
+    if not np.issubdtype(count.dtype, np.integer):
+        raise TypeError(f"steps must be whole numbers, got {steps!r}")
+    if count.ndim != 1 or not count.size:
+        raise ValueError(f"steps must be a vector of numbers of steps, got shape {count.shape}")
+    _checks.number("steps", count, low=0.0, closed="low")
+    return _discrete_law(s, *theory.discrete_transient(opt, s, start, count))
+
+
+def discrete_stationary(opt: AbstractOptimizer, problem: Problem) -> Law:
+    """Mean, covariance and expected loss of the stationary law of an optimizer itself on a quadratic $f$.
+
+    The limit of [`discrete_moments`][], under the same assumptions. With everything diagonal and $x_* = 0$, per coordinate:
+
+    - SGD: $\\eta \\sigma^2 / (\\lambda (2 - \\eta\\lambda))$.
+    - SignSGD: $\\eta / (2a)$, $a = \\ell \\lambda / \\sigma$.
+    - RMSpropW: $\\eta / (r (2 - \\eta r))$, $r = \\lambda / \\sigma + \\theta$.
+
+    **Arguments:** `opt`; `problem` with a `Quadratic` (or `LinearRegression`) loss.
+
+    **Returns:** a `Law`: `.mean` `(d,)`, `.covariance` `(d, d)`, `.loss` `()`.
+
+    **Raises:** `ValueError` that names the assumption which fails, or where there is no stationary law.
+
+    >>> import jaxsde as js
+    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    >>> round(float(discrete_stationary(js.SGD(0.5), problem).covariance[0, 0]), 6)
+    0.333333
+    """
+    theory = theory_of(opt)
+    s = setting(opt, problem, needs_variance=theory.needs_variance)
+    return _discrete_law(s, *theory.discrete_stationary(opt, s))
 
 
 def _law(s: Setting, mean: Array, covariance: Array) -> Law:
     return Law(mean, covariance, s.loss(mean, covariance))
 
 
-def _systems(opt: AbstractOptimizer, s: Setting) -> tuple[LinearSystem, int]:
-    """The linear SDE as independent systems, stacked: one per coordinate where coordinates decouple, else one in all.
-
-    Returns the number of parameters in each as well; further coordinates are the mean gradient's.
-    """
+def _discrete_law(s: Setting, mean: np.ndarray, covariance: np.ndarray) -> Law:
+    """The law of all parameters from the moments of the systems, whose further coordinates are left out."""
+    d = s.minimum.shape[0]
     if s.diagonal:
-        parts = s.hessian[:, None, None], s.noise[:, None, None], s.minimum[:, None]
+        mean, covariance = mean[..., 0], covariance[..., 0, 0, None] * np.eye(d)
     else:
-        parts = s.hessian[None], s.noise[None], s.minimum[None]
-    return _stacked(opt, s.rate, *parts), parts[-1].shape[-1]
-
-
-@eqx.filter_jit
-def _stacked(opt: AbstractOptimizer, eta: Array, hessian: Array, noise: Array, minimum: Array) -> LinearSystem:
-    return jax.vmap(lambda h, q, m: _system(opt, eta, h, q, m))(hessian, noise, minimum)
-
-
-def _by_system(s: Setting, rows: Array) -> Array:
-    """Vectors over coordinates, the rows, laid end to end for each of the systems."""
-    return rows.T if s.diagonal else rows.reshape(1, -1)
-
-
-@jax.jit
-def _transients(systems: LinearSystem, start: Array, ts: Array) -> tuple[Array, Array]:
-    return jax.vmap(lambda t: jax.vmap(lambda system, z0: system.transient(z0, t))(systems, start))(ts)
-
-
-@jax.jit
-def _limits(systems: LinearSystem) -> tuple[Array, Array]:
-    return jax.vmap(lambda system: system.stationary())(systems)
-
-
-def _joined(moments: tuple[Array, Array], d: int) -> tuple[Array, Array]:
-    """Mean and covariance of all parameters from those of the systems, shapes `(..., systems, n)` and `(..., n, n)`."""
-    mean, covariance = moments[0][..., :d], moments[1][..., :d, :d]
-    if mean.shape[-2] == 1:
-        return mean[..., 0, :], covariance[..., 0, :, :]
-    variance = covariance[..., 0, 0]
-    return mean[..., 0], variance[..., :, None] * jnp.eye(variance.shape[-1], dtype=variance.dtype)
-
-
-def _system(opt: AbstractOptimizer, eta: Array, hessian: Array, noise: Array, minimum: Array) -> LinearSystem:
-    """The linear SDE of the parameters (of the parameters and the mean gradient, for Adam)."""
-    pull = hessian @ minimum
-    if isinstance(opt, SGD):
-        return LinearSystem(hessian, pull, eta * noise)
-    if not isinstance(opt, (RMSprop, RMSpropW, Adam, AdamW)):
-        raise ValueError(f"there are no closed forms for {type(opt).__name__}")
-    identity = jnp.eye(minimum.shape[0], dtype=hessian.dtype)
-    inverse = jnp.diag(1 / (jnp.sqrt(jnp.diagonal(noise)) + opt.eps))
-    decay = identity * (opt.weight_decay if isinstance(opt, (RMSpropW, AdamW)) else 0.0)
-    if isinstance(opt, (RMSprop, RMSpropW)):
-        return LinearSystem(inverse @ hessian + decay, inverse @ pull, eta * inverse @ noise @ inverse)
-    rho = (1 - opt.b1) / eta
-    nothing = jnp.zeros_like(hessian)
-    return LinearSystem(
-        jnp.block([[decay, inverse], [-rho * hessian, rho * identity]]),
-        jnp.concatenate([nothing[0], -rho * pull]),
-        jnp.block([[nothing, nothing], [nothing, eta * rho**2 * noise]]),
-    )
-
-
-def with_power(responses: Any, drift: Any) -> Any:
-    """The second moment $N = \\sum_i (1 - p_i) R_i$ under signs of the variances $1 - p$, $p = \\mathrm{diag}(A N A^\\top)$.
-
-    **Arguments:** `responses`: $R_i$, the second moment under unit noise in coordinate i alone, axes `(..., i, d, d)`;
-    `drift`: $A$, shape `(..., d, d)`. Both of JAX, or both of NumPy.
-    """
-    xp = np if isinstance(responses, np.ndarray) else jnp
-    power = xp.einsum("...aj,...ijk,...ak->...ai", drift, responses, drift)
-    variance = xp.linalg.solve(xp.eye(drift.shape[-1], dtype=drift.dtype) + power, xp.ones_like(drift[..., :1]))
-    return xp.einsum("...i,...ijk->...jk", variance[..., 0], responses)
-
-
-def _sign_sgd_transient(s: Setting, independent: bool, x0: Array, ts: Array) -> tuple[Array, Array]:
-    drift = sign_drift(s)
-    if s.diagonal:
-        return _decoupled_signs(s, drift, x0, ts)
-    if independent:
-        mean, covariance = _coupled_signs(drift, s.rate, x0 - s.minimum, ts)
-        return mean + s.minimum, covariance
-    system = LinearSystem(drift[None], (drift @ s.minimum)[None], s.rate * sign_covariance(s, independent)[None])
-    return _joined(_transients(system, x0[None], ts), x0.shape[0])
-
-
-def _sign_sgd_limit(s: Setting, independent: bool) -> Array:
-    drift = sign_drift(s)
-    if s.diagonal:
-        if _checks.is_concrete(drift) and not np.all(np.asarray(drift) > 0):
-            raise ValueError(f"there is no stationary law: the Hessian's eigenvalues are {s.hessian}, not all positive")
-        return jnp.diag(s.rate / (2 * drift + s.rate * drift**2))
-    noise = s.rate * sign_covariance(s, independent)
-    noises = jax.vmap(jnp.diag)(noise) if independent else noise[None]
-    systems = LinearSystem(jnp.broadcast_to(drift, noises.shape), jnp.zeros(noises.shape[:-1], noise.dtype), noises)
-    systems.check_stable()
-    responses = _limits(systems)[1]
-    return with_power(responses, drift) if independent else responses[0]
-
-
-def _decoupled_signs(s: Setting, a: Array, x0: Array, ts: Array) -> tuple[Array, Array]:
-    t, offset = ts[:, None], x0 - s.minimum
-    # Written by the growth (e^y - 1) / y, so that flat directions (a = 0) have their limit, eta t.
-    exponent = -(2 * a + s.rate * a * a) * t
-    growth = jnp.where(exponent == 0, 1.0, jnp.expm1(exponent) / jnp.where(exponent == 0, 1.0, exponent))
-    mean = jnp.exp(-a * t) * offset
-    second = jnp.exp(exponent) * offset**2 + s.rate * t * growth
-    return mean + s.minimum, jax.vmap(jnp.diag)(second - mean**2)
-
-
-@jax.jit
-def _coupled_signs(drift: Array, eta: Array, offset: Array, ts: Array) -> tuple[Array, Array]:
-    """Mean offset and covariance under independent noise; the covariance C and the squared mean S = N - C apart, so that
-    a small one is no difference of large ones."""
-
-    def field(y: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        one, mean, square, covariance = y
-        flow = drift @ square, drift @ covariance
-        power = jnp.diagonal((flow[0] + flow[1]) @ drift.T)
-        kick = eta * jnp.diag(one - power)
-        return jnp.zeros_like(one), -drift @ mean, -flow[0] - flow[0].T, kick - flow[1] - flow[1].T
-
-    def advance(y: Any, gap: Array) -> tuple[Any, tuple[Array, Array]]:
-        y = exponential(field, y, gap, 2 * size + eta * size**2)
-        return y, (y[1], y[3])
-
-    size = jnp.linalg.norm(drift, 2)
-    start = jnp.ones_like(eta), offset, jnp.outer(offset, offset), jnp.zeros_like(drift)
-    order = jnp.argsort(ts)
-    mean, covariance = jax.lax.scan(advance, start, jnp.diff(ts[order], prepend=0))[1]
-    place = jnp.argsort(order)
-    return mean[place], covariance[place]
+        mean, covariance = mean[..., 0, :d], covariance[..., 0, :d, :d]
+    means, covariances = jnp.asarray(mean, s.minimum.dtype), jnp.asarray(covariance, s.minimum.dtype)
+    return Law(means, covariances, s.loss(means, covariances))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from .. import _checks
 from .._double import in_double
 from .._typing import ArrayLike
-from ..optimizers import SignSGD
+from ..optimizers import SignSGD, check_optimizer
 from ..problems import Problem
 from ..processes import SDE, Instant
 
@@ -97,7 +97,7 @@ def birth_death(opt: SignSGD, problem: Problem, offset: float | None = None) -> 
 
     **Returns:** a `LatticeLaw`: `.points`, `.probabilities`, `.mean`, `.variance`, `.expectation(g)`.
 
-    **Raises:** `TypeError` for another optimizer; `ValueError` for a schedule, a problem of more dimensions, or one whose
+    **Raises:** `ValueError` for another optimizer, a schedule, a problem of more dimensions, or one whose
     chain has no stationary law.
 
     >>> import jaxsde as js
@@ -105,8 +105,9 @@ def birth_death(opt: SignSGD, problem: Problem, offset: float | None = None) -> 
     >>> round(law.variance, 5)
     0.06465
     """
+    check_optimizer(opt)
     if type(opt) is not SignSGD:
-        raise TypeError(f"opt must be a jaxsde.SignSGD, whose chain lives on a lattice, got {type(opt).__name__}")
+        raise ValueError(f"opt must be a jaxsde.SignSGD, whose chain lives on a lattice, got {type(opt).__name__}")
     if opt.reference_rate is not None:
         raise ValueError("a stationary law needs a constant learning rate, not a schedule")
     eta = float(opt.rate)
@@ -155,7 +156,7 @@ def density(sde: SDE) -> Density:
     """
     _checks.instance("sde", sde, SDE, "an optimizer's sde(problem)")
     like = _like(sde.problem)
-    state = sde.from_chain(sde.chain.init(like))
+    state = sde.state_from_chain(sde.chain.init(like))
     if not isinstance(state, jax.Array):
         raise ValueError(f"the density takes an SDE whose state is the parameters, got the state {type(state).__name__}")
     if sde.fields(jnp.zeros(()), like)[1] is None:

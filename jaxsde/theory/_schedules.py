@@ -6,16 +6,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from .. import _checks
 from .._typing import ArrayLike
-from ..optimizers import SGD, AbstractOptimizer, SignSGD, known
+from ..optimizers import AbstractOptimizer, check_optimizer
 from ..problems import Problem
-from ._bounds import LossBound, check_noise, chord
 from ._moments import Law
-from ._recursions import check_rate
-from ._setting import Setting, as_start, setting
+from ._setting import Setting, as_start, setting_at_reference
+from ._theory import AbstractScheduledTheory, LossBound, scheduled_theory_of
 
 
 class PowerVerdict(NamedTuple):
@@ -58,9 +57,8 @@ def power_verdict(opt: AbstractOptimizer, problem: Problem, power: float) -> Pow
     0.5
     """
     _checks.scalar("power", power, low=0.0, closed="low")
-    s = _scheduled_setting(opt, problem)
-    mu = float(_curvature(s)[0])
-    rate = 2 * mu if isinstance(opt, SGD) else 2 * mu * float(s.slope) / float(jnp.max(s.scale))
+    theory, s = _scheduled(opt, problem)
+    rate = theory.power_rate(opt, s)
     if power == 0 or power > 1:
         return PowerVerdict(False, 0.0, False)
     if power < 1:
@@ -83,7 +81,7 @@ def schedule_integrals(opt: AbstractOptimizer, ts: ArrayLike) -> tuple[Float[np.
     >>> [round(float(p[0]), 4) for p in schedule_integrals(opt, [3.0])]  # near 2 (sqrt 4 - 1) and log 4
     [2.0254, 1.4246]
     """
-    _checks.instance("opt", opt, AbstractOptimizer, "an optimizer such as jaxsde.SGD(0.01)")
+    check_optimizer(opt)
     first, second, places = _cells(opt, _times(ts))
     return tuple(np.concatenate([[0.0], np.cumsum(c)])[places] for c in (first, second))  # type: ignore[return-value]
 
@@ -108,18 +106,14 @@ def schedule_moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts
     >>> round(float(schedule_moments(opt, problem, jnp.ones(1), [3.0]).mean[0, 0]), 4)  # exp(-phi)
     0.1319
     """
-    s = _scheduled_setting(opt, problem)
+    theory, s = _scheduled(opt, problem)
+    relaxation = theory.scheduled_moments(opt, s)
     if not s.diagonal:
         raise ValueError("moments along a schedule assume a diagonal Hessian, given as a vector, and independent noise")
     x0, times = np.asarray(as_start(x0, s), float), _times(ts)
-    _check_largest_rate(opt, s, problem, times)
-    hessian, scale, minimum = (np.asarray(v, float) for v in (s.hessian, s.scale, s.minimum))
-    eta = float(opt.rate)
-    if isinstance(opt, SGD):
-        a, b, source = hessian, np.zeros_like(hessian), np.asarray(s.noise, float)
-    else:
-        a = float(s.slope) * hessian / scale
-        b, source = 0.5 * eta * a * a, np.ones_like(a)
+    theory.check_rate(opt, _at_largest_rate(opt, s, times))
+    minimum, eta = np.asarray(s.minimum, float), float(opt.rate)
+    a, b, source = relaxation
     offset = x0 - minimum
     mean = np.exp(-np.outer(schedule_integrals(opt, times)[0], a)) * offset
     variance = _relaxed(opt, times, offset**2, a, b, eta * source) - mean**2
@@ -150,19 +144,11 @@ def schedule_loss_bound(
     >>> round(float(schedule_loss_bound(opt, problem, jnp.ones(1), [3.0]).loss[0]), 4)  # exp(-2 phi) / 2
     0.0087
     """
-    s = _scheduled_setting(opt, problem)
+    theory, s = _scheduled(opt, problem)
     start, times, eta = as_start(x0, s), _times(ts), float(opt.rate)
-    if not isinstance(opt, SignSGD):  # whose bounds hold at any rate
-        _check_largest_rate(opt, s, problem, times)
-    mu, trace = (float(v) for v in _curvature(s))
-    sigma = float(jnp.max(s.scale))
-    if isinstance(opt, SGD):
-        variance = float(jnp.max(jnp.linalg.eigvalsh(s.noise)) if s.noise.ndim == 2 else jnp.max(s.noise))
-        a, b, source = mu, 0.0, trace * variance
-    else:
-        kappa = float(s.slope if published else chord(s, start))
-        a, source = mu * kappa / sigma, trace
-        b = 0.5 * eta * a * a
+    a, b, source = theory.scheduled_bound(opt, s, start, published)
+    if not theory.bounds_hold_at_any_rate:
+        theory.check_rate(opt, _at_largest_rate(opt, s, times))
     loss = np.asarray(s.loss(start, jnp.zeros_like(s.dense_hessian)), float)
     bound = _relaxed(opt, times, loss[None], np.array([a]), np.array([b]), np.array([eta * source / 2]))[:, 0]
     rate = 2 * (a + b)
@@ -209,26 +195,14 @@ def _times(ts: ArrayLike) -> np.ndarray:
     return times
 
 
-def _curvature(s: Setting) -> tuple[Array, Array]:
-    spectrum = jnp.linalg.eigvalsh(s.dense_hessian)
-    if float(spectrum[0]) <= 0:
-        raise ValueError(f"a strongly convex loss is assumed, but the Hessian has the eigenvalue {spectrum[0]:.4g}")
-    return spectrum[0], jnp.sum(spectrum)
-
-
-def _check_largest_rate(opt: AbstractOptimizer, s: Setting, problem: Problem, times: np.ndarray) -> None:
-    """Raises where the schedule exceeds, before the last of the times, the optimizer's own limit."""
+def _at_largest_rate(opt: AbstractOptimizer, s: Setting, times: np.ndarray) -> Setting:
+    """The setting at the largest rate of the schedule before the last of the times."""
     steps = jnp.arange(max(1, int(np.ceil(np.max(times, initial=0) / float(opt.rate)))))
     largest = jnp.max(jax.vmap(lambda k: jnp.asarray(opt.relative_rate(k)))(steps)) * opt.rate
-    check_rate(opt, s._replace(rate=largest), problem.noise.independent)
+    return s._replace(rate=largest)
 
 
-def _scheduled_setting(opt: AbstractOptimizer, problem: Problem) -> Setting:
-    """The setting of the same optimizer at the constant reference rate."""
-    opt = known(opt, "a closed form is")
-    if not isinstance(opt, (SGD, SignSGD)):
-        raise ValueError(f"schedules have closed forms for SGD and SignSGD, got {type(opt).__name__}")
-    s = setting(type(opt)(opt.rate), problem)
-    if isinstance(opt, SignSGD):
-        check_noise(s)
-    return s
+def _scheduled(opt: AbstractOptimizer, problem: Problem) -> tuple[AbstractScheduledTheory, Setting]:
+    """The optimizer's theory, and the setting at its constant reference rate."""
+    theory = scheduled_theory_of(opt)
+    return theory, setting_at_reference(opt, problem, needs_variance=theory.needs_variance)

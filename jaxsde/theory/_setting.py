@@ -3,12 +3,13 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
 from .._tree import cast
 from .._typing import ArrayLike
-from ..optimizers import AbstractOptimizer, SignSGD, known
+from ..optimizers import AbstractOptimizer
 from ..problems import AbstractIndependentNoise, AbstractNoise, Gaussian, LinearRegression, Problem, Quadratic
 
 
@@ -38,6 +39,15 @@ class Setting(NamedTuple):
         """The Hessian as a matrix."""
         return jnp.diag(self.hessian) if self.diagonal else self.hessian
 
+    @property
+    def systems(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Hessian, noise and minimum of the independent systems, stacked, in NumPy's float64: one for each coordinate where
+        coordinates decouple, else one in all."""
+        hessian, noise, minimum = (np.asarray(a, float) for a in (self.hessian, self.noise, self.minimum))
+        if self.diagonal:
+            return hessian[:, None, None], noise[:, None, None], minimum[:, None]
+        return hessian[None], noise[None], minimum[None]
+
     def loss(self, mean: Float[Array, "*n d"], covariance: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
         """The expected loss above its minimum under a law with these moments."""
         offset = mean - self.minimum
@@ -45,12 +55,16 @@ class Setting(NamedTuple):
         return 0.5 * jnp.einsum("ij,...ij->...", self.dense_hessian, second)
 
 
-def setting(optimizer: AbstractOptimizer, problem: Problem) -> Setting:
+def setting(optimizer: AbstractOptimizer, problem: Problem, *, needs_variance: bool) -> Setting:
     """The quadratic setting; raises `ValueError` that says which assumption of the closed forms fails."""
-    optimizer = known(optimizer, "a closed form is")
-    _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     if optimizer.reference_rate is not None:
         raise ValueError("the closed forms hold for a constant learning rate, not for a schedule")
+    return setting_at_reference(optimizer, problem, needs_variance=needs_variance)
+
+
+def setting_at_reference(optimizer: AbstractOptimizer, problem: Problem, *, needs_variance: bool) -> Setting:
+    """The setting at the optimizer's constant learning rate, or at the reference rate of its schedule."""
+    _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     loss, noise = problem.loss, problem.noise
     # By exact type: a subclass may be another function.
     if type(loss) is LinearRegression:
@@ -69,7 +83,7 @@ def setting(optimizer: AbstractOptimizer, problem: Problem) -> Setting:
     diagonal = hessian.ndim == 1 and noise.independent
     if not diagonal and hessian.ndim == 1:
         hessian = jnp.diag(hessian)
-    if not noise.has_variance and not isinstance(optimizer, SignSGD):
+    if needs_variance and not noise.has_variance:
         raise ValueError(
             f"the closed forms of {type(optimizer).__name__} need noise of finite variance, which {type(noise).__name__} "
             "noise has not with these parameters. SignSGD's hold for any tails"

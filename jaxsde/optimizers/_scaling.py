@@ -9,8 +9,9 @@ from jaxtyping import Array, ArrayLike
 
 from .. import _checks
 from .._clock import step_of
-from ..optimizers import SGD, AbstractOptimizer, SignSGD, adjusted, known
 from ..problems import AbstractIndependentNoise, Gaussian, Problem
+from ._adjusted import adjusted, roles_of
+from ._base import AbstractOptimizer, check_problem
 
 
 def scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
@@ -23,6 +24,8 @@ def scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
       $1 - \\beta_i \\to \\kappa^2 (1 - \\beta_i)$, $\\epsilon \\to \\epsilon / \\kappa$, and $v_0 \\to v_0 / \\kappa^2$
       (Malladi et al., 2022).
     - RMSpropW, AdamW: moreover $\\theta \\to \\kappa\\theta$, from the invariance of the bound of Lemma 3.13.
+    - An optimizer of your own, by the `roles` that its class declares: the square-root rule if it is `normalised`, else the
+      linear one, which scales averages alike and keeps weight decay.
 
     In each case `steps` becomes `steps` / $\\delta$: a step does the work of $\\delta$ smaller ones. Schedules are scaled and
     compressed accordingly.
@@ -31,7 +34,7 @@ def scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
 
     **Returns:** an optimizer of the same kind.
 
-    **Raises:** `ValueError` where a decay rate would fall below 0, and for an optimizer that is not one of the above.
+    **Raises:** `ValueError` where a decay rate would fall below 0, and for an optimizer whose class declares no `roles`.
 
     >>> import jaxsde as js
     >>> new = scaled(js.AdamW(0.01, b1=0.9, b2=0.99, weight_decay=0.1), 4.0)
@@ -39,9 +42,10 @@ def scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
     [0.02, 0.6, 0.96, 0.2]
     """
     _check_ratio(batch_ratio)
-    known(opt, "a scaling rule is")
-    kappa = batch_ratio if isinstance(opt, SGD) else jnp.sqrt(batch_ratio)
-    return _changed(opt, kappa, batch_ratio, batch_ratio, kappa)
+    root = jnp.sqrt(batch_ratio)
+    if roles_of(opt, "a scaling rule is").normalised:
+        return _changed(opt, root, batch_ratio, batch_ratio, root, root)
+    return _changed(opt, batch_ratio, batch_ratio, batch_ratio, root, 1.0)
 
 
 def fixed_rate_scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
@@ -58,11 +62,11 @@ def fixed_rate_scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> Abstrac
     0.2
     """
     _check_ratio(batch_ratio)
-    known(opt, "a scaling rule is")
-    if isinstance(opt, (SGD, SignSGD)):
-        raise ValueError(f"{type(opt).__name__} has nothing to scale but its learning rate")
+    roles = roles_of(opt, "a scaling rule is")
+    if not (roles.normalised and roles.averages):
+        raise ValueError(f"the rule is for adaptive methods: {type(opt).__name__} has nothing to scale but its learning rate")
     root = jnp.sqrt(batch_ratio)
-    return _changed(opt, jnp.ones(()), root, root, root)
+    return _changed(opt, jnp.ones(()), root, root, root, root)
 
 
 def with_batch(problem: Problem, batch_ratio: ArrayLike) -> Problem:
@@ -82,7 +86,7 @@ def with_batch(problem: Problem, batch_ratio: ArrayLike) -> Problem:
     1.0
     """
     _check_ratio(batch_ratio)
-    _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
+    check_problem(problem)
     noise = problem.noise
     if not noise.has_variance:
         raise ValueError(f"a mean of {type(noise).__name__} noise without variance does not shrink as one over the root")
@@ -100,15 +104,16 @@ def _check_ratio(batch_ratio: ArrayLike) -> None:
     _checks.scalar("batch_ratio", batch_ratio, low=0.0)
 
 
-def _changed(opt: AbstractOptimizer, kappa: Any, steps: Any, decays: Any, theta: Any) -> AbstractOptimizer:
-    """The optimizer with rates times `kappa`, `steps` times fewer steps, 1 - beta times `decays`, and decay times `theta`."""
+def _changed(opt: AbstractOptimizer, kappa: Any, steps: Any, forgetting: Any, noise: Any, decay: Any) -> AbstractOptimizer:
+    """The optimizer with rates times `kappa`, `steps` times fewer steps, 1 - beta times `forgetting`, decay times `decay`, for
+    gradients whose noise is `noise` times smaller."""
     rates: dict[str, Any] = {"learning_rate": opt.rate * kappa}
     if callable(opt.learning_rate):
         rates = {
             "learning_rate": eqx.Partial(_compressed, opt.learning_rate, kappa, steps), "reference_rate": opt.rate * kappa
         }  # fmt: skip
     why = "for a batch this many times larger"
-    return adjusted(opt, rates, forgetting=decays, gradient=1 / theta, decay=theta, why=why)
+    return adjusted(opt, rates, forgetting=forgetting, gradient=1 / noise, decay=decay, why=why)
 
 
 def _compressed(schedule: Any, kappa: Any, steps: Any, count: Array) -> Array:
