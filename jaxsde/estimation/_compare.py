@@ -15,8 +15,8 @@ from ..optimizers import AbstractOptimizer
 from ..problems import Problem
 from ..processes import SDE, Chain
 from ..simulation import Ensemble, Jackknife, Moments, simulate
-from ._control import rounded
 from ._divergence import divergence
+from ._statistics import fit_slope, jackknife_stderr, rounding_stderr
 
 # Up to how many coordinates means and covariances are kept, and listed one by one.
 _KEPT, _LISTED = 16, 3
@@ -254,13 +254,12 @@ def _rows(
 def _estimates(ts: np.ndarray, ensemble: Ensemble, window: slice | None) -> dict[str, Estimate]:
     """Every quantity with its jackknife standard error."""
     dtype, left_out = ensemble["loss"].total.mean.dtype, _curves_of(ensemble, lambda s: s.left_out)
-    values, groups = _quantities(ts, _whole(ensemble), window), len(left_out.loss)
-    parts = [_quantities(ts, left_out.at(g), window) for g in range(groups)]
+    values = _quantities(ts, _whole(ensemble), window)
+    parts = [_quantities(ts, left_out.at(g), window) for g in range(len(left_out.loss))]
     estimates = {}
     for name, value in values.items():
-        left_out = np.array([part[name] for part in parts])
-        sampling = np.sqrt((groups - 1) / groups * np.sum((left_out - left_out.mean()) ** 2))
-        estimates[name] = Estimate(value, float(np.hypot(sampling, rounded(value, dtype))))
+        sampling = jackknife_stderr([part[name] for part in parts])
+        estimates[name] = Estimate(value, float(np.hypot(sampling, rounding_stderr(value, dtype))))
     return estimates
 
 
@@ -287,7 +286,7 @@ def _quantities(ts: np.ndarray, curves: Curves, window: slice | None) -> dict[st
     if window is not None:
         with np.errstate(invalid="ignore", divide="ignore"):
             excess = np.log(curves.loss[window] - settled.loss)
-        quantities["convergence rate of the loss"] = float(-np.polyfit(ts[window], excess, 1)[0])
+        quantities["convergence rate of the loss"] = -fit_slope(ts[window], excess)
     return quantities
 
 

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import scipy  # whose parts load when they are first used
 
+from ._statistics import jackknife_stderr
+
 # Averages over the halves of a settled curve differ by no more standard errors than this.
 _TREND = 3
 # Relative differences in float32 means that are rounding.
@@ -124,7 +126,7 @@ def trendless(mean: np.ndarray, stderr: np.ndarray, without: np.ndarray | None =
     if without is None:
         spread = np.hypot(*halves(stderr))
     else:
-        spread = np.sqrt(len(without) - 1) * np.std(np.subtract(*halves(without)))
+        spread = jackknife_stderr(np.subtract(*halves(without)))
     trend = np.abs(np.subtract(*halves(mean)))
     return bool(trend <= limit * spread + _ROUNDING * np.max(np.abs(mean)))
 

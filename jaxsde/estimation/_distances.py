@@ -174,7 +174,7 @@ def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def _samples(name: str, values: Any) -> np.ndarray:
-    samples = _checks.real(name, values)
+    samples = _checks.as_float64(name, values)
     if samples.ndim not in (1, 2) or not samples.size:
         raise ValueError(f"{name} must be samples of shape (seeds,) or (seeds, d), got shape {samples.shape}")
     samples = samples.reshape(len(samples), -1)

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .. import _checks, _random
+from .._special import SIGN_SLOPE
 from .._tree import cast, flat
 from .._typing import Key
 from ..problems import MeanLoss, Problem
@@ -228,7 +229,7 @@ def _roots(gradient: PyTree, drawn: PyTree) -> dict[str, Array]:
     square = variance + flat(gradient) ** 2
     # Coordinates without noise and gradient don't move; a floor keeps them from counting as infinitely steep.
     floor = 1e-6 * jnp.sqrt(jnp.mean(square)) + jnp.finfo(jnp.float32).tiny
-    sign, adaptive = jnp.sqrt(jnp.pi / 2) * jnp.sqrt(variance), jnp.sqrt(square)
+    sign, adaptive = float(1 / SIGN_SLOPE) * jnp.sqrt(variance), jnp.sqrt(square)
     scales = {"SGD": jnp.ones_like(square), "SignSGD": sign + floor, "RMSprop, Adam": adaptive + floor}
     return {name: 1 / jnp.sqrt(scale) for name, scale in scales.items()}
 

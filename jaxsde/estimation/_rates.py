@@ -13,6 +13,7 @@ from .. import _checks
 from ..simulation import JackknifeStatistics, MomentStatistics, SampleStatistics
 from ._diagnostics import burn_in
 from ._divergence import divergence
+from ._statistics import jackknife_stderr, slope_weights
 
 # The default window: the excess over the floor falls from 80 % to 10 % of its start, five standard errors above zero.
 _BEGIN, _END, _CLEAR = 0.8, 0.1, 5
@@ -145,9 +146,8 @@ def convergence_rate(
         gradient -= np.sum(gradient) * base.tail
         stderr, quantile = float(np.abs(gradient) @ curves.stderr), scipy.special.ndtri(0.5 + level / 2)
     else:
-        groups = curves.without.shape[0]
         parts = form.transform(excess(curves.without)) @ line
-        stderr, quantile = float(np.sqrt(groups - 1) * np.std(parts)), scipy.special.stdtrit(groups - 1, 0.5 + level / 2)
+        stderr, quantile = float(jackknife_stderr(parts)), scipy.special.stdtrit(len(parts) - 1, 0.5 + level / 2)
     reach, ts = float(quantile) * stderr, curves.ts[inside]
     interval, ends = (rate - reach, rate + reach), (float(ts[0]), float(ts[-1]))
     return ConvergenceRate(rate, stderr, interval, float(base.of(curves.mean)), ends, ts.size)
@@ -273,8 +273,7 @@ def _line(form: _Kind, curves: _Curves, excess: np.ndarray, inside: np.ndarray) 
     noise = np.maximum(stderr, np.sqrt(np.mean(stderr**2)))
     noise = noise if np.all(noise > 0) else np.ones_like(noise)
     weight = 1 / (noise * form.slope(excess)) ** 2
-    offset = x - np.sum(weight * x) / np.sum(weight)
-    return -weight * offset / np.sum(weight * offset**2)
+    return -slope_weights(x, weight)
 
 
 def _curves(statistics: Any) -> _Curves:

@@ -15,9 +15,10 @@ from .._tree import flat, is_sampler, size
 from .._typing import Key
 from ..processes import SDE, Accompanied, Chain
 from ..simulation import Ensemble, Jackknife, Moments, Samples, simulate
-from ._control import TRAJECTORY, accompany, better, controlled, expected_controls, observables, rounded, tangent_law, usable
+from ._control import TRAJECTORY, accompany, controlled, expected_controls, observables, tangent_law, usable
 from ._diagnostics import effective_sample_size, r_hat, trendless
 from ._divergence import check_seeds_left
+from ._statistics import choose_better, extrapolate, extrapolated_stderr, jackknife_stderr, rounding_stderr
 
 # Means and covariances are kept up to this many coordinates.
 _KEPT = 64
@@ -94,8 +95,8 @@ def stationary(
     steps: int | None = None,
     substeps: int = 1,
     groups: int = 32,
-    kept: int = 256,
-    most_steps: int = 2**17,
+    diagnostic_seeds: int = 256,
+    max_steps: int = 2**17,
     progress: bool = True,
 ) -> Stationary:
     """The stationary law of a process: averages over seeds, and over the second half of a run that is long enough.
@@ -120,9 +121,10 @@ def stationary(
     - `key`, `seeds`, `substeps`, `progress`: as in [`simulate`][]. An SDE's law is that of its solver with these
       `substeps`; two runs show what is left of the step.
     - `steps`: about how many optimizer steps to run; by default as many as it takes to settle, found by doubling, up to
-      `most_steps`.
+      `max_steps`.
     - `groups`: of seeds, for the jackknife.
-    - `kept`: how many seeds, run on their own beforehand, give samples for quantiles, R-hat and effective sample sizes.
+    - `diagnostic_seeds`: how many seeds, run on their own beforehand, give samples for quantiles, R-hat and effective sample
+      sizes.
 
     **Returns:** a [`Stationary`][]: `.mean` `(d,)`, `.covariance` `(d, d)`, `.loss`, `.stderr`, `.reduction`, the
     diagnostics of Vehtari et al. (2021) and the verdict `.settled`.
@@ -139,29 +141,42 @@ def stationary(
     _checks.instance("process", process, (Chain, SDE), "an optimizer's chain(problem) or sde(problem)")
     key = _random.typed_key(key)
     steps = None if steps is None else _checks.count("steps", steps, least=4)
-    substeps, most_steps = _checks.count("substeps", substeps), _checks.count("most_steps", most_steps)
+    substeps, max_steps = _checks.count("substeps", substeps), _checks.count("max_steps", max_steps)
     seeds = _checks.count("seeds", seeds, least=2)
     groups = min(_checks.count("groups", groups, least=2), seeds)
-    kept = min(_checks.count("kept", kept, least=2), seeds)
+    diagnostic_seeds = min(_checks.count("diagnostic_seeds", diagnostic_seeds, least=2), seeds)
     example = process.problem.validate(x0(key) if is_sampler(x0) else x0)
     if size(example) > _KEPT:
         raise ValueError(f"stationary keeps full covariances, for at most {_KEPT} coordinates; x0 has {size(example)}")
     companion = accompany(process, x0, substeps)
     common: dict[str, Any] = dict(substeps=substeps, progress=progress)
     fixed = None if steps is None else _Grid.of(steps)
-    grid = fixed or _Grid.of(min(_length(companion, substeps, most_steps), most_steps))
+    grid = fixed or _Grid.of(min(_length(companion, substeps, max_steps), max_steps))
     while True:
-        paths = _paths(process, x0, grid, kept, jax.random.fold_in(key, 1), **common)
-        if not paths.mixed and fixed is None and 2 * grid.steps <= most_steps:
+        paths = _paths(process, x0, grid, diagnostic_seeds, jax.random.fold_in(key, 1), **common)
+        if not paths.mixed and fixed is None and 2 * grid.steps <= max_steps:
             grid = _Grid.of(2 * grid.steps)
             continue
         length = grid
         if paths.mixed and fixed is None:
-            length = _Grid.of(min(round(grid.steps * float(np.clip(_MANY / seeds, *_SHARES))), most_steps))
+            length = _Grid.of(min(round(grid.steps * float(np.clip(_MANY / seeds, *_SHARES))), max_steps))
         law = _estimate(process, companion, x0, key, seeds, length, groups, paths, **common)
-        if law.settled or law.diverged or fixed is not None or 2 * grid.steps > most_steps:
+        if law.settled or law.diverged or fixed is not None or 2 * grid.steps > max_steps:
             return law
         grid = _Grid.of(2 * grid.steps)
+
+
+def extrapolate_law(coarse: Stationary, fine: Stationary) -> Stationary:
+    """Extrapolates the law of an SDE to a solver step of zero (Talay and Tubaro, 1990).
+
+    **Arguments:** what [`stationary`][] gives with some `substeps` and with twice as many; standard errors take the two runs
+    for independent.
+
+    **Returns:** a [`Stationary`][]. Its diagnostics and the reductions of its variances are those of the finer run.
+    """
+    values = {name: extrapolate(getattr(coarse, name), getattr(fine, name)) for name in StationaryErrors._fields}
+    errors = StationaryErrors(*map(extrapolated_stderr, coarse.stderr, fine.stderr))
+    return fine._replace(**values, stderr=errors, settled=coarse.settled and fine.settled)
 
 
 class _Grid(NamedTuple):
@@ -227,9 +242,9 @@ class _Paths(NamedTuple):
         return bool(np.all(self.r_hat < _MIXED))
 
 
-def _paths(process: Any, x0: Any, grid: _Grid, kept: int, key: Any, **common: Any) -> _Paths:
+def _paths(process: Any, x0: Any, grid: _Grid, seeds: int, key: Any, **common: Any) -> _Paths:
     common |= dict(steps=grid.steps, every=grid.stride)
-    run = simulate(process, x0, seeds=kept, key=key, observe={"x": flat}, reduce=Samples(), **common)
+    run = simulate(process, x0, seeds=seeds, key=key, observe={"x": flat}, reduce=Samples(), **common)
     check_seeds_left(run, _NO_LAW)
     values = run["x"].values
     samples = np.asarray(values, float)
@@ -341,14 +356,12 @@ def _averages(curves: Mapping[str, _Curves], reference: np.ndarray, dtype: Any) 
         return [mean + reference, second.reshape(*second.shape[:-1], d, d) - product, loss[..., 0]]
 
     values, parts = quantities(lambda c: c.total), quantities(lambda c: c.without)
-    groups = parts[0].shape[0]
-    sampling = [np.sqrt((groups - 1) / groups * np.sum((p - p.mean(axis=0)) ** 2, axis=0)) for p in parts]
-    errors = [np.hypot(error, rounded(value, dtype)) for error, value in zip(sampling, values, strict=True)]
+    errors = [np.hypot(jackknife_stderr(p), rounding_stderr(value, dtype)) for p, value in zip(parts, values, strict=True)]
     return StationaryErrors(*values), StationaryErrors(*errors)
 
 
 def _select(plain: tuple[Any, Any], best: tuple[Any, Any]) -> tuple[Any, Any, Any]:
     """Entry by entry the estimate of the smaller standard error."""
-    chosen = [better(*entries) for entries in zip(plain[0], plain[1], best[0], best[1], strict=True)]
+    chosen = [choose_better(*entries) for entries in zip(plain[0], plain[1], best[0], best[1], strict=True)]
     values, errors, factors = (StationaryErrors(*entries) for entries in zip(*chosen, strict=True))
     return values, errors, factors

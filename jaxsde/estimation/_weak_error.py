@@ -17,6 +17,7 @@ from ..problems import Problem
 from ..processes import SDE
 from ._control import Expectation, accompany, expectations, tangent_law
 from ._divergence import divergence
+from ._statistics import extrapolate, extrapolated_stderr
 
 _NORMAL_QUANTILE = 1.96
 # The powers among which the best is sought.
@@ -228,7 +229,7 @@ def _ode(sde: SDE, x0: Any, steps: int, substeps: int, functions: Mapping[str, A
         end = jax.tree.map(lambda m, dtype=dtype: jnp.asarray(m[-1], dtype), mean)
         functions = cast(dict(functions), dtype)
         values.append({name: float(f(end)) for name, f in functions.items()})
-    return {name: 2 * values[1][name] - values[0][name] for name in functions}
+    return {name: extrapolate(values[0][name], values[1][name]) for name in functions}
 
 
 def _function_error(name: str, rates: np.ndarray, sides: list[Any]) -> FunctionError:
@@ -237,7 +238,7 @@ def _function_error(name: str, rates: np.ndarray, sides: list[Any]) -> FunctionE
 
     (chain, coarse, fine) = (column(lambda e: e.mean, i) for i in range(3))
     (chain_error, coarse_error, fine_error) = (column(lambda e: e.stderr, i) for i in range(3))
-    sde, sde_error = 2 * fine - coarse, np.hypot(2 * fine_error, coarse_error)
+    sde, sde_error = extrapolate(coarse, fine), extrapolated_stderr(coarse_error, fine_error)
     modelling, modelling_error = sde - chain, np.hypot(sde_error, chain_error)
     solver, solver_error = 2 * (coarse - fine), 2 * np.hypot(coarse_error, fine_error)
     ode = None if sides[0][3] is None else np.array([s[3][name] for s in sides]) - chain
