@@ -31,7 +31,7 @@ def extrapolate(coarse: Any, fine: Any) -> Any:
     """The value at a solver step of zero, from one at a step and one at half of it: Richardson's extrapolation, for a solver
     of weak order 1 (Talay and Tubaro, 1990).
 
-    >>> extrapolate(1.2, 1.1)
+    >>> extrapolate(1.5, 1.25)
     1.0
     """
     return 2 * fine - coarse
