@@ -36,7 +36,7 @@ def covered(name: str, kind: str, dimension: int, seeds: int, runs: int) -> dict
     opt, start = _OPTIMIZERS[name], jnp.zeros(dimension)
     process = opt.chain(problem) if kind == "chain" else opt.sde(problem)
     laws = [
-        js.stationary(process, start, key=jax.random.key(k), seeds=seeds, groups=_GROUPS, kept=64, progress=False)
+        js.stationary(process, start, key=jax.random.key(k), seeds=seeds, groups=_GROUPS, diagnostic_seeds=64, progress=False)
         for k in range(runs)
     ]
     values, errors = (

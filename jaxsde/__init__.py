@@ -2,12 +2,11 @@
 
 from . import (
     data as data,
-    experiments as experiments,
     networks as networks,
     problems as problems,
     reporting as reporting,
+    studies as studies,
     theory as theory,
-    verification as verification,
 )
 from .estimation import (
     Comparison as Comparison,
@@ -63,4 +62,4 @@ from .simulation import (
     Samples as Samples,
     simulate as simulate,
 )
-from .verification import verify as verify
+from .studies import verify as verify

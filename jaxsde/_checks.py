@@ -30,7 +30,7 @@ def number(
     """
     if not is_concrete(value):
         return
-    entries = real(name, value, what)
+    entries = as_float64(name, value, what)
     above = entries >= low if "low" in closed else entries > low
     below = entries <= high if "high" in closed else entries < high
     if not bool(np.all(above & below)):
@@ -46,7 +46,7 @@ def scalar(name: str, value: Any, **limits: Any) -> None:
         raise ValueError(f"{name} must be one number, got shape {shape}: {value}")
 
 
-def real(name: str, value: Any, what: str = _NUMBERS) -> np.ndarray:
+def as_float64(name: str, value: Any, what: str = _NUMBERS) -> np.ndarray:
     """The numbers of `value` in float64; raises for what are none: strings, booleans and complex numbers, which NumPy would
     convert."""
     try:

@@ -1,4 +1,4 @@
-"""Functions that XLA's own versions are slow at."""
+"""Special functions that XLA's own versions are slow at, and constants."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+SIGN_SLOPE = np.sqrt(2 / np.pi)
+"""$\\sqrt{2/\\pi}$: the slope at 0 of $E\\,\\mathrm{sign}(g + Z)$ for a standard normal $Z$, and the mean of $|Z|$."""
 
 # erf(x) = x P(x^2) / Q(x^2) at the 31 Chebyshev nodes of even index in [-5.9, 5.9], solved in 60 digits. Beyond, erf
 # differs from its sign by less than rounding. All coefficients are positive: their sums lose no digits.

@@ -250,7 +250,7 @@ ESTIMATES = {
     "stationary, steps": (lambda: js.stationary(SDE, X0, key=KEY, steps=-1), ValueError, "steps must be at least [14], got -1"),
     "stationary, key": (lambda: js.stationary(SDE, X0, key=0), TypeError, "key must be a JAX key"),
     "stationary, substeps": (lambda: js.stationary(SDE, X0, key=KEY, substeps=0), ValueError, "substeps must be at least 1"),
-    "stationary, most_steps": (lambda: js.stationary(SDE, X0, key=KEY, most_steps=1e4), TypeError, "most_steps must be"),
+    "stationary, max_steps": (lambda: js.stationary(SDE, X0, key=KEY, max_steps=1e4), TypeError, "max_steps must be"),
     "noise_report, draws": (lambda: js.noise_report(PROBLEM, X0, draws=8), ValueError, "draws must be at least 16, got 8"),
     "noise_report, tolerance": (lambda: js.noise_report(PROBLEM, X0, tolerance=1), ValueError, "tolerance must lie in"),
     "noise_report, tolerances": (

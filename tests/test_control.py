@@ -1,4 +1,4 @@
-"""Control variates: exact where they claim to be, unbiased where the tangent process is far off, and worth their cost."""
+"""Control variates: exact where they claim to be, unbiased where the linear noise approximation is far off, and worth their cost."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ Q = np.array([[1.0, -0.3], [-0.3, 0.6]])
 SECOND = {"xx": lambda x: jnp.outer(x, x)}
 
 
-def test_the_tangent_law_is_that_of_a_linear_recursion():
+def test_the_linear_noise_law_is_that_of_a_linear_recursion():
     eta, steps, substeps, x0 = 0.05, 30, 3, np.array([1.0, -0.5])
     problem = js.Problem(js.Quadratic(H), js.Gaussian(covariance=Q))
     companion = couple(js.SGD(eta).sde(problem), jnp.asarray(x0), substeps)
@@ -40,7 +40,7 @@ def test_sgd_needs_hardly_any_seeds():
 
 @pytest.mark.parametrize("kind", ["chain", "sde"])
 def test_estimates_are_unbiased_where_the_tangent_is_far_off(kind):
-    # Starts and minima far from quadratic: the tangent process is a poor companion, but its mean stays exact.
+    # Starts and minima far from quadratic: the linear noise approximation is a poor companion, but its mean stays exact.
     problem = js.Problem(js.EmbeddedSaddle(), js.Gaussian(0.3))
     opt, x0 = js.SGD(0.05), jnp.array([0.05, 0.4])
     process, more = (opt.chain(problem), {}) if kind == "chain" else (opt.sde(problem), {"substeps": 2})

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import jaxsde as js
-from jaxsde.experiments import Curve, Panel, Study
-from jaxsde.experiments._gap import gap_between
+from jaxsde.studies import Curve, Panel, Study
+from jaxsde.studies._gap import gap_between
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def tables():
 
     def run(name):
         if name not in known:
-            study = js.experiments.reproduce(name, small=True)
+            study = js.studies.reproduce(name, small=True)
             known[name] = [dict(zip(study.header, row, strict=True)) for row in study.rows]
         return known[name]
 
@@ -76,7 +76,7 @@ def test_phases(tables):
 
 def test_an_unknown_experiment_is_named():
     with pytest.raises(ValueError, match="nonsense"):
-        js.experiments.reproduce("nonsense")
+        js.studies.reproduce("nonsense")
 
 
 CURVES = [Curve("a", np.arange(3.0), np.ones(3), 0.1 * np.ones(3)), Curve("b", np.arange(4.0), np.ones(4))]
@@ -129,7 +129,7 @@ def _command(*arguments):
 
 def test_the_command_lists_experiments():
     shown = _command("--list").stdout
-    assert all(name in shown for name in js.experiments.EXPERIMENTS)
+    assert all(name in shown for name in js.studies.EXPERIMENTS)
 
 
 @pytest.mark.parametrize("name", ["nonsense", ""])

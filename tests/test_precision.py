@@ -114,7 +114,7 @@ def test_data_of_low_precision_are_computed_with_in_that_of_the_parameters():
     reports = [js.noise_report(problem, jnp.ones(2), draws=16) for problem in (low, high)]
     assert reports[0].whole == reports[1].whole and np.isfinite(reports[0].whole.noise_norm)
     law = [
-        js.stationary(js.SGD(0.1).chain(problem), jnp.ones(2), key=KEY, seeds=8, steps=64, kept=4, progress=False)
+        js.stationary(js.SGD(0.1).chain(problem), jnp.ones(2), key=KEY, seeds=8, steps=64, diagnostic_seeds=4, progress=False)
         for problem in (low, high)
     ]
     np.testing.assert_array_equal(law[0].loss, law[1].loss)

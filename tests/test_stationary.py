@@ -71,7 +71,7 @@ def test_four_digits_of_sign_sgd_from_20_000_seeds():
 def test_standard_errors_are_right():
     # Over independent keys the estimates scatter as their standard errors say.
     problem, opt = js.Problem(js.EmbeddedSaddle([1.0], quartic=1.0), js.Gaussian(1.0)), js.SGD(0.1)
-    run = dict(seeds=128, steps=128, kept=16, groups=16)
+    run = dict(seeds=128, steps=128, diagnostic_seeds=16, groups=16)
     runs = [js.stationary(opt.chain(problem), jnp.zeros(1), key=jax.random.key(k), **run) for k in range(24)]
     for pick in (lambda s: s.mean[0], lambda s: s.covariance[0, 0], lambda s: s.loss):
         values, errors = np.array([pick(r) for r in runs]), np.array([pick(r.stderr) for r in runs])
@@ -108,9 +108,9 @@ SADDLE = js.Problem(js.EmbeddedSaddle((-1.0, 2.0), 1.0, 0.1), js.Gaussian(0.6))
 def test_seeds_that_have_parted_have_not_settled():
     """From between two wells that no seed leaves again: R-hat is 1.6, and longer runs do not help."""
     run = dict(key=jax.random.key(0), seeds=64, progress=False)
-    law = js.stationary(js.SGD(0.05).chain(SADDLE), jnp.zeros(2), most_steps=2048, **run)
+    law = js.stationary(js.SGD(0.05).chain(SADDLE), jnp.zeros(2), max_steps=2048, **run)
     assert not law.settled and law.r_hat[0] > 1.3 and law.steps > 1024
-    apart = js.stationary(js.SGD(0.05).chain(SADDLE), lambda k: jax.random.normal(k, (2,)), most_steps=2048, **run)
+    apart = js.stationary(js.SGD(0.05).chain(SADDLE), lambda k: jax.random.normal(k, (2,)), max_steps=2048, **run)
     assert not apart.settled and apart.r_hat[0] > 1.3
 
 
@@ -142,7 +142,7 @@ def _covered(process, exact, seeds, runs, key):
     """In which share of runs the 95 % interval, Student's of groups - 1 degrees of freedom, holds the exact variance."""
     hits = []
     for k in range(runs):
-        run = dict(key=jax.random.key(key + k), seeds=seeds, kept=64, progress=False)
+        run = dict(key=jax.random.key(key + k), seeds=seeds, diagnostic_seeds=64, progress=False)
         law = js.stationary(process, jnp.zeros(1), **run)
         hits.append(abs(law.covariance[0, 0] - exact) < scipy.stats.t.ppf(0.975, 31) * law.stderr.covariance[0, 0])
     return np.mean(hits)
@@ -162,7 +162,7 @@ def test_a_run_that_has_not_settled_says_so():
 
 def test_quantiles_and_density_are_those_of_the_law():
     opt = js.SGD(0.1)
-    law = js.stationary(opt.chain(ONE), jnp.zeros(1), key=jax.random.key(3), seeds=512, kept=512)
+    law = js.stationary(opt.chain(ONE), jnp.zeros(1), key=jax.random.key(3), seeds=512, diagnostic_seeds=512)
     std = np.sqrt(0.1 / (2 - 0.1))
     np.testing.assert_allclose(law.quantile([0.1, 0.9])[:, 0], [-1.2816 * std, 1.2816 * std], rtol=0.05)
     density, edges = law.density(bins=20)

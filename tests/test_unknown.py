@@ -207,7 +207,7 @@ def test_another_optimizers_chain_runs_all_the_same():
     run = js.simulate(Lion(0.01).chain(PROBLEM), X0, steps=4, seeds=3, key=KEY, progress=False, reduce=js.Samples())
     assert np.all(np.abs(np.asarray(run["x"].values[-1]) - 1) < 4 * 0.01 * 1.2)
     assert not np.any(np.asarray(run["x"].values[-1]) == 1)
-    law = js.stationary(Lion(0.01).chain(PROBLEM), X0, key=KEY, seeds=8, steps=8, groups=2, kept=4, progress=False)
+    law = js.stationary(Lion(0.01).chain(PROBLEM), X0, key=KEY, seeds=8, steps=8, groups=2, diagnostic_seeds=4, progress=False)
     assert np.all(np.isfinite(law.mean))
     result = js.compare(Lion(0.01), PROBLEM, X0, steps=8, seeds=40, progress=False)
     assert result.sde is None and result.theory is None and result.bound is None
@@ -239,7 +239,9 @@ def test_an_optimizer_with_an_sde_of_its_own_is_simulated_and_has_no_theory():
     with pytest.raises(ValueError, match="model must be one of 'compagnoni', .*, got 'malladi'"):
         js.compare(opt, PROBLEM, X0, steps=8, model="malladi", **common)
     # With control variates by its SDE, exact on a quadratic.
-    law, exact = (js.stationary(o.chain(PROBLEM), X0, key=KEY, steps=128, seeds=8, kept=4, progress=False) for o in (opt, sgd))
+    law, exact = (
+        js.stationary(o.chain(PROBLEM), X0, key=KEY, steps=128, seeds=8, diagnostic_seeds=4, progress=False) for o in (opt, sgd)
+    )
     np.testing.assert_allclose(law.covariance, exact.covariance, rtol=1e-5, atol=1e-7)
     assert np.all(law.reduction.covariance.diagonal() > 100)
 

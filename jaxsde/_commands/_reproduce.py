@@ -6,7 +6,7 @@ import time
 
 import tyro
 
-from .. import experiments, reporting
+from .. import reporting, studies
 from .._extras import require
 
 
@@ -27,12 +27,12 @@ class Reproduce:
 def run_reproduce(arguments: Reproduce) -> None:
     """Lists the experiments, or runs one."""
     if arguments.list:
-        width = max(map(len, experiments.EXPERIMENTS))
-        for experiment in experiments.EXPERIMENTS.values():
+        width = max(map(len, studies.EXPERIMENTS))
+        for experiment in studies.EXPERIMENTS.values():
             print(f"{experiment.name:{width}}  {experiment.claim} (about {experiment.minutes:g} min)")
         return
-    if arguments.name not in experiments.EXPERIMENTS:
-        known = ", ".join(experiments.EXPERIMENTS)
+    if arguments.name not in studies.EXPERIMENTS:
+        known = ", ".join(studies.EXPERIMENTS)
         given = f"no experiment {arguments.name!r}" if arguments.name else "name an experiment"
         raise ValueError(f"{given}: there are {known}; --list says what they are")
     # What is missing should show before the work is done, not after.
@@ -40,12 +40,12 @@ def run_reproduce(arguments: Reproduce) -> None:
     for package in ("xarray", "h5netcdf", "h5py"):
         require(package, extra="files", purpose="the file of numbers")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    minutes = experiments.EXPERIMENTS[arguments.name].minutes
+    minutes = studies.EXPERIMENTS[arguments.name].minutes
     expected = "under a minute" if arguments.small else f"about {minutes:g} min"
-    print(f"{arguments.name}: {experiments.EXPERIMENTS[arguments.name].claim}; {expected} on two cores", flush=True)
+    print(f"{arguments.name}: {studies.EXPERIMENTS[arguments.name].claim}; {expected} on two cores", flush=True)
     start = time.monotonic()
     shown = lambda line: print(f"[{time.monotonic() - start:5.0f} s] {line}", flush=True)
-    study = experiments.reproduce(arguments.name, small=arguments.small, report=shown)
+    study = studies.reproduce(arguments.name, small=arguments.small, report=shown)
     print(reporting.study_table(study))
     path = arguments.out / f"jaxsde-{arguments.name}"
     reporting.plot_study(study).savefig(f"{path}.png", dpi=110)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .. import _checks, reporting, theory
-from ..estimation import stationary
+from ..estimation import extrapolate_law, stationary
 from ._setup import Setup
 
 
@@ -45,7 +45,7 @@ def run_stationary(arguments: Stationary) -> None:
     try:
         sde = opt.sde(problem, model=arguments.model)
         runs = [stationary(sde, x0, substeps=n * arguments.substeps, **common) for n in (1, 2)]
-        columns["SDE"] = reporting.extrapolate(*runs)
+        columns["SDE"] = extrapolate_law(*runs)
     except ValueError as error:
         notes.append(f"no SDE: {error}")
     forms = {}

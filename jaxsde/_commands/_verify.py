@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import sys
 
-from .. import reporting, verification
+from .. import reporting, studies
 from .._extras import require
 
 
@@ -29,16 +29,16 @@ def run_verify(arguments: Verify) -> None:
         require("matplotlib", extra="plots", purpose="pictures")
         arguments.out.mkdir(parents=True, exist_ok=True)
 
-    def show(outcome: verification.Outcome) -> None:
+    def show(outcome: studies.Outcome) -> None:
         print(reporting.verification_line(outcome), flush=True)
 
-    result = verification.verify(arguments.only, quick=arguments.quick, report=show)
+    result = studies.verify(arguments.only, quick=arguments.quick, report=show)
     print(reporting.verification_summary(result))
     if arguments.out is not None:
-        factor = verification.QUICK if arguments.quick else 1.0
-        for name, sweep in (("rates", verification.rates), ("losses", verification.losses), ("decays", verification.decays)):
+        factor = studies.QUICK if arguments.quick else 1.0
+        for name, sweep in (("rates", studies.rates), ("losses", studies.losses), ("decays", studies.decays)):
             path = arguments.out / f"jaxsde-{name}.png"
-            reporting.plot_sweep(sweep(factor)).figure.savefig(path, dpi=150)
+            reporting.plot_study(studies.sweep_study(sweep(factor))).savefig(path, dpi=150)
             print(f"wrote {path}")
     if result.surprises:
         sys.exit(1)

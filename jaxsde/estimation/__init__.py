@@ -19,7 +19,13 @@ from ._distances import (
 )
 from ._noise_report import LayerNoise as LayerNoise, NoiseReport as NoiseReport, noise_report as noise_report
 from ._rates import ConvergenceRate as ConvergenceRate, convergence_rate as convergence_rate, phase_rates as phase_rates
-from ._stationary import Stationary as Stationary, StationaryErrors as StationaryErrors, stationary as stationary
+from ._stationary import (
+    Stationary as Stationary,
+    StationaryErrors as StationaryErrors,
+    extrapolate_law as extrapolate_law,
+    stationary as stationary,
+)
+from ._statistics import fit_slope as fit_slope, slope_weights as slope_weights
 from ._weak_error import (
     FunctionError as FunctionError,
     Order as Order,

@@ -15,25 +15,25 @@ from ..optimizers import AbstractOptimizer
 from ..problems import Problem
 from ..processes import SDE, Chain
 from ..simulation import Ensemble, Jackknife, Moments, simulate
-from ._control import rounded
 from ._divergence import divergence
+from ._statistics import fit_slope, jackknife_stderr, rounding_stderr
 
-# Up to how many coordinates means and covariances are kept, and listed one by one.
-_KEPT, _LISTED = 16, 3
+# The largest numbers of coordinates of which means and covariances are recorded, and of which each is a row of its own.
+_RECORDED, _LISTED = 16, 3
 
-# About how many records there are by default, at the least, and how many at the most for the sake of an odd stride.
+# The least number of records, about, and the largest number that is accepted to record at an odd stride.
 _RECORDS, _MOST_RECORDS = 75, 4096
 
 
 class Curves(NamedTuple):
-    """Moments over time, leading axis `n`; mean and covariance are None for problems of many coordinates."""
+    """Moments over time, with a leading axis `n`. Mean and covariance are None for problems of many coordinates."""
 
     loss: np.ndarray
     mean: np.ndarray | None
     covariance: np.ndarray | None
 
     def at(self, records: slice | int) -> "Curves":
-        """The curves at some places of their first axis."""
+        """Selects places along the first axis."""
         return Curves(*(None if c is None else c[records] for c in self))  # type: ignore[arg-type]
 
 
@@ -53,7 +53,7 @@ class Row(NamedTuple):
     theory: float | None
 
     def deviation(self, other: Estimate | float | None) -> tuple[float, float] | None:
-        """How far `other` is from the optimizer: in per cent of it, and in standard errors of the difference."""
+        """Returns how far `other` is from the optimizer: in per cent of it, and in standard errors of the difference."""
         if other is None:
             return None
         value, stderr = (other.value, other.stderr) if isinstance(other, Estimate) else (other, 0.0)
@@ -105,11 +105,11 @@ def compare(
 ) -> Comparison:
     """Simulates an optimizer and its SDE, with independent noise, and sets them beside the closed forms.
 
-    Standard errors are jackknife estimates over groups of seeds, and hold a few roundings. "Stationary" quantities are
-    averages over the last quarter of the run, over even and odd steps alike: SignSGD's chain is on every second point of
-    its lattice at even steps, and on the others at odd ones. The convergence rate is the slope of the logarithm of the loss
-    above that average, where it falls from 80 % to 10 % of its start, and theory's is the same slope of theory's curve.
-    Where all seeds diverge, what is over seeds is nan.
+    Standard errors are those of a jackknife over groups of seeds and a few roundings. "Stationary" quantities are averages
+    over the last quarter of the run, over as many even steps as odd ones: SignSGD's chain is on every second point of its
+    lattice at even steps, and on the others at odd ones. The convergence rate is minus the slope of the logarithm of the
+    excess, the loss above that average, while it falls from 80 % to 10 % of its start. Theory's rate is that of theory's
+    curve. If all seeds diverge, statistics over seeds are nan.
 
     **Arguments:**
 
@@ -118,10 +118,10 @@ def compare(
       about a hundredth of `steps`, and odd if possible. Where it is even, more times are recorded than returned, for the
       stationary quantities.
     - `model`: the SDE's.
-    - `groups`: of seeds, for the jackknife; at most as many as seeds.
+    - `groups`: the number of groups of seeds for the jackknife; at most that of seeds.
 
-    **Returns:** a [`Comparison`][], for `jaxsde.reporting.table`, `.plot` and `.save`. Where there is no SDE or no
-    theory, it is None, and `notes` say why.
+    **Returns:** a [`Comparison`][], for `jaxsde.reporting.table`, `.plot` and `.save`. If there is no SDE or no theory, that
+    side is None, and `notes` say why.
 
     **Raises:** as [`simulate`][]; `ValueError` for a model that the optimizer does not have.
 
@@ -161,7 +161,7 @@ def compare(
         notes.append(f"no SDE: {error}")
     example = problem.validate(x0(key) if is_sampler(x0) else x0)
     observe: dict[str, Callable[[PyTree], PyTree]] = {"loss": problem.loss}
-    if size(example) <= _KEPT:
+    if size(example) <= _RECORDED:
         observe["x"] = flat
     common: dict[str, Any] = dict(steps=steps, seeds=seeds, every=stride, observe=observe, chunk=chunk, progress=progress)
     common["reduce"] = Jackknife(Moments(covariance=True), min(_checks.count("groups", groups, least=2), max(2, seeds)))
@@ -193,7 +193,7 @@ def compare(
 def _theory(
     opt: AbstractOptimizer, problem: Problem, x0: Any, ts: np.ndarray, notes: list[str]
 ) -> tuple[Curves | None, Curves | None, np.ndarray | None]:
-    """Theory's moments, its stationary law and its bound; where one does not exist, a note says why."""
+    """Returns theory's moments, its stationary law and its bound; if one does not exist, a note says why."""
     if is_sampler(x0):
         notes.append("no theory: the closed forms start from a point, x0 is a function that draws one")
         return None, None, None
@@ -225,7 +225,7 @@ def _side(ensemble: Ensemble, shown: slice) -> Side:
 
 
 def _whole(ensemble: Ensemble) -> Curves:
-    """The curves over all seeds."""
+    """Returns the curves over all seeds."""
     return _curves_of(ensemble, lambda statistics: statistics.total)
 
 
@@ -252,20 +252,19 @@ def _rows(
 
 
 def _estimates(ts: np.ndarray, ensemble: Ensemble, window: slice | None) -> dict[str, Estimate]:
-    """Every quantity with its jackknife standard error."""
+    """Returns every quantity with its jackknife standard error."""
     dtype, left_out = ensemble["loss"].total.mean.dtype, _curves_of(ensemble, lambda s: s.left_out)
-    values, groups = _quantities(ts, _whole(ensemble), window), len(left_out.loss)
-    parts = [_quantities(ts, left_out.at(g), window) for g in range(groups)]
+    values = _quantities(ts, _whole(ensemble), window)
+    parts = [_quantities(ts, left_out.at(g), window) for g in range(len(left_out.loss))]
     estimates = {}
     for name, value in values.items():
-        left_out = np.array([part[name] for part in parts])
-        sampling = np.sqrt((groups - 1) / groups * np.sum((left_out - left_out.mean()) ** 2))
-        estimates[name] = Estimate(value, float(np.hypot(sampling, rounded(value, dtype))))
+        sampling = jackknife_stderr([part[name] for part in parts])
+        estimates[name] = Estimate(value, float(np.hypot(sampling, rounding_stderr(value, dtype))))
     return estimates
 
 
 def _quantities(ts: np.ndarray, curves: Curves, window: slice | None) -> dict[str, float]:
-    """All numbers of the table as functions of the curves."""
+    """Computes all numbers of the table from the curves."""
     quantities: dict[str, float] = {}
     last = len(ts) - 1
     for i in sorted({max(1, last // 8), max(1, last // 4), max(1, last // 2)}):
@@ -287,12 +286,12 @@ def _quantities(ts: np.ndarray, curves: Curves, window: slice | None) -> dict[st
     if window is not None:
         with np.errstate(invalid="ignore", divide="ignore"):
             excess = np.log(curves.loss[window] - settled.loss)
-        quantities["convergence rate of the loss"] = float(-np.polyfit(ts[window], excess, 1)[0])
+        quantities["convergence rate of the loss"] = -fit_slope(ts[window], excess)
     return quantities
 
 
 def _stationary(law: Curves) -> dict[str, float]:
-    """The rows of a stationary law: curves without the axis of times."""
+    """Computes the rows of a stationary law: curves without the axis of times."""
     quantities: dict[str, float] = {}
     if law.covariance is not None:
         d = law.covariance.shape[0]
@@ -322,14 +321,15 @@ def _decay_window(loss: np.ndarray) -> slice | None:
 
 
 def _tail(last: int) -> slice | None:
-    """The last quarter of the records, an even number of them: as many of even steps as of odd ones. None where there are
-    so few that they would reach back to the start."""
+    """Selects the last quarter of the records, an even number: as many even steps as odd ones. Returns None if there are so
+    few records that this would be more than half of them."""
     count = 2 * max(1, (last // 4 + 1) // 2)
     return slice(last + 1 - count, None) if 2 * count <= last else None
 
 
 def _default_stride(steps: int) -> int:
-    """The largest odd divisor of `steps` that records often enough, or else the least divisor that records seldom enough."""
+    """Returns the largest odd divisor of `steps` that gives `_RECORDS` records or more. If these are more than
+    `_MOST_RECORDS`, it returns the least divisor, odd or even, that gives no more than that."""
     odd = max(d for d in range(1, max(1, steps // _RECORDS) + 1, 2) if steps % d == 0)
     if steps // odd <= _MOST_RECORDS:
         return odd
@@ -337,7 +337,7 @@ def _default_stride(steps: int) -> int:
 
 
 def _odd_stride(steps: int, every: int) -> int | None:
-    """The largest odd divisor of `every` that records often enough; None where such a one records too often."""
+    """Returns the largest odd divisor of `every` that gives `_RECORDS` records or more; None if these are too many."""
     odd = [d for d in range(1, every + 1, 2) if every % d == 0]
     stride = max((d for d in odd if steps // d >= _RECORDS), default=1)
     return stride if steps // stride <= _MOST_RECORDS else None

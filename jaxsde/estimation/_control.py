@@ -26,13 +26,11 @@ from ..processes import (
     over_step,
 )
 from ..simulation import Moments, simulate
+from ._statistics import choose_better, rounding_stderr
 
 # Beyond this many numbers in an SDE's state its covariance costs more than the seeds that it saves.
 _LARGEST_STATE = 64
 _START_DRAWS = 256
-
-# Standard errors include this many float spacings of the value, for rounding.
-_ROUNDINGS = 2.5
 
 # The noiseless trajectory in the run's precision may be off that of the exact law by this share of its size, and of the
 # noise's standard deviation. Near an unstable point rounding grows, and the two part.
@@ -243,11 +241,6 @@ def _half_traces_in_double(function: Any, law: LinearNoiseLaw) -> np.ndarray:
         return np.array(np.nan)
 
 
-def rounded(value: Any, dtype: Any) -> np.ndarray:
-    """The rounding error of a value in this precision, to be added to its standard error."""
-    return np.asarray(_ROUNDINGS * float(jnp.finfo(dtype).eps) * np.abs(np.asarray(value, float)))
-
-
 @eqx.filter_jit
 def _mean_start(sde: SDE, x0: PyTree, keys: Array) -> PyTree:
     return jax.tree.map(lambda y: jnp.mean(y, axis=0), jax.vmap(lambda k: sde.init(x0, k)[1])(keys))
@@ -287,26 +280,17 @@ def _flat(function: Any, x: PyTree) -> Array:
 
 def _plain(statistics: Any) -> Expectation:
     mean, stderr = (np.asarray(a, float) for a in (statistics.mean, statistics.stderr))
-    return Expectation(mean, np.hypot(stderr, rounded(mean, statistics.mean.dtype)), np.ones_like(mean))
+    return Expectation(mean, np.hypot(stderr, rounding_stderr(mean, statistics.mean.dtype)), np.ones_like(mean))
 
 
 def _controlled(plain: Any, fine: Any, known: np.ndarray, seeds: int) -> Expectation:
     crude = _plain(plain)
     mean = np.asarray(fine.mean, float) + known
-    stderr = np.hypot(np.asarray(fine.stderr, float), rounded(mean, plain.mean.dtype))
-    return Expectation(*better(crude.mean, crude.stderr, mean, stderr, usable(fine, seeds)[:, None]))
+    stderr = np.hypot(np.asarray(fine.stderr, float), rounding_stderr(mean, plain.mean.dtype))
+    return Expectation(*choose_better(crude.mean, crude.stderr, mean, stderr, usable(fine, seeds)[:, None]))
 
 
 def usable(fine: Any, seeds: int) -> np.ndarray:
     """At which times the controlled values of all seeds are finite. The control's exact expectation is one over all of
     them: it is not that over the seeds that are left where some have diverged."""
     return np.asarray(fine.count) == seeds
-
-
-def better(crude: Any, rough: Any, fine: Any, sharp: Any, usable: Any = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Entry by entry the estimate of the smaller standard error, plain or controlled; that error; by how much the control
-    divided the variance, 1 where it was not used."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factor = np.where(rough > 0, (rough / sharp) ** 2, 1.0)
-    helps = usable & (factor >= 1) & np.isfinite(fine)
-    return np.where(helps, fine, crude), np.where(helps, sharp, rough), np.where(helps, factor, 1.0)

@@ -5,14 +5,16 @@ from typing import Any
 import numpy as np
 import scipy  # whose parts load when they are first used
 
-# Averages over the halves of a settled curve differ by no more standard errors than this.
+from ._statistics import jackknife_stderr
+
+# The largest difference, in standard errors, between the averages over the halves of a settled curve.
 _TREND = 3
-# Relative differences in float32 means that are rounding.
+# The largest relative difference between float32 means that may be rounding.
 _ROUNDING = 1e-6
 
 
 def effective_sample_size(values: Any) -> np.ndarray:
-    """How many independent draws would give as precise a mean: the bulk effective sample size.
+    """Estimates how many independent draws would give as precise a mean: the bulk effective sample size.
 
     The draws are rank-normalised over split chains, and $S = N / \\hat\\tau$ with
     $\\hat\\tau = -1 + 2 \\sum_k (\\hat\\rho_{2k} + \\hat\\rho_{2k+1})$, summed over Geyer's initial monotone sequence
@@ -54,7 +56,7 @@ def effective_sample_size(values: Any) -> np.ndarray:
 
 
 def r_hat(values: Any) -> np.ndarray:
-    """Whether chains agree: 1 where they do, above about 1.01 where they have not mixed.
+    """Computes whether chains agree: 1 if they do, above about 1.01 if they have not mixed.
 
     $\\hat R = \\sqrt{(B / W + n - 1) / n}$ with the variances $B / n$ between and $W$ within split chains of length $n$,
     of the rank-normalised draws and of their rank-normalised distances from the median; the larger of the two
@@ -77,13 +79,13 @@ def r_hat(values: Any) -> np.ndarray:
 
 
 def burn_in(mean: Any, stderr: Any, without: Any = None) -> tuple[int, bool]:
-    """From which record on a curve is stationary, and whether it is.
+    """Finds the record from which on a curve is stationary, and tells whether it is.
 
     The start $k$ minimises $\\sum_{i \\ge k} (m_i - \\bar m_k)^2 / (n - k)^2$, the squared standard error that the rest
     of the curve would have if it were white noise about its average $\\bar m_k$: MSER (White, 1997), with $k$ at most
     $n / 2$. The rest counts as stationary if the averages over its two halves agree within three standard errors of
-    their difference: by the jackknife, given `without`; else, for want of the correlation in time, by a bound that takes
-    each average to be as uncertain as its records, so that a drift within their noise goes unseen.
+    their difference. These come from the jackknife if `without` is given. If not, the correlation in time is unknown, and the
+    bound takes each average to be as uncertain as its records, so that a drift within their noise goes unseen.
 
     **Arguments:**
 
@@ -115,7 +117,8 @@ def burn_in(mean: Any, stderr: Any, without: Any = None) -> tuple[int, bool]:
 
 
 def trendless(mean: np.ndarray, stderr: np.ndarray, without: np.ndarray | None = None, limit: float = _TREND) -> bool:
-    """Whether the averages over a curve's two halves agree within `limit` standard errors; arguments as in [`burn_in`][]."""
+    """Tells whether the averages over the two halves of a curve agree within `limit` standard errors. Arguments are those of
+    [`burn_in`][]."""
     middle = mean.size // 2
 
     def halves(curves: np.ndarray) -> tuple[np.ndarray | np.floating, np.ndarray | np.floating]:
@@ -124,13 +127,13 @@ def trendless(mean: np.ndarray, stderr: np.ndarray, without: np.ndarray | None =
     if without is None:
         spread = np.hypot(*halves(stderr))
     else:
-        spread = np.sqrt(len(without) - 1) * np.std(np.subtract(*halves(without)))
+        spread = jackknife_stderr(np.subtract(*halves(without)))
     trend = np.abs(np.subtract(*halves(mean)))
     return bool(trend <= limit * spread + _ROUNDING * np.max(np.abs(mean)))
 
 
 def _split(values: Any, chains: int) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Each chain as two, trailing axes raveled: shape `(2 chains, draws // 2, k)`, and the trailing shape."""
+    """Cuts each chain in two and ravels trailing axes: shape `(2 chains, draws // 2, k)`, and the trailing shape."""
     values = np.asarray(values, float)
     if values.ndim < 2 or values.shape[0] < chains or values.shape[1] < 4:
         raise ValueError(f"values must have shape (chains, draws, ...), at least ({chains}, 4), got {values.shape}")
@@ -143,7 +146,7 @@ def _split(values: Any, chains: int) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def _normal_scores(values: np.ndarray) -> np.ndarray:
-    """Draws replaced by normal quantiles of their ranks over all chains, with Blom's offset."""
+    """Replaces draws by normal quantiles of their ranks over all chains, with Blom's offset."""
     size = values.shape[0] * values.shape[1]
     ranks = scipy.stats.rankdata(values.reshape(size, -1), axis=0)
     return scipy.special.ndtri((ranks - 0.375) / (size + 0.25)).reshape(values.shape)

@@ -7,10 +7,10 @@ import numpy as np
 
 from .. import _checks
 
-# A distance is this power mean of the difference between distribution functions, up to a factor.
+# The power of the difference between distribution functions that a distance integrates.
 _EXPONENTS = {"wasserstein": 1, "energy": 2, "sliced": 1}
 _LEVEL = 0.95
-# Larger values are counted in this unit, whose root is a power of two as well: no digit changes.
+# Samples with larger values are divided by this unit. It and its root are powers of two, so no digit changes.
 _LARGE = 2.0**512
 
 
@@ -21,13 +21,13 @@ class LawComparison(NamedTuple):
     pvalue: float
     """The probability of a distance at least as large if the two laws are one."""
     null_mean: float
-    """The mean distance if the two laws are one: what sampling alone gives."""
+    """The mean distance if the two laws are one, from sampling alone."""
     null_quantile: float
     """The 95 % quantile of that distance."""
 
 
 def wasserstein(a: Any, b: Any) -> np.ndarray:
-    """The Wasserstein distance $W_1 = \\int |F_a - F_b|$ between the laws of each coordinate.
+    """Computes the Wasserstein distance $W_1 = \\int |F_a - F_b|$ between the laws of each coordinate.
 
     **Arguments:** `a`, `b`: samples, shape `(seeds,)` or `(seeds, d)`, of as many seeds as you like; of an ensemble
     with [`Samples`][], `ensemble["x"].values[i]`.
@@ -44,10 +44,10 @@ def wasserstein(a: Any, b: Any) -> np.ndarray:
 
 
 def energy(a: Any, b: Any) -> np.ndarray:
-    """The energy distance between the laws of each coordinate.
+    """Computes the energy distance $D$ between the laws of each coordinate.
 
-    $D^2 = 2\\,E|A - B| - E|A - A'| - E|B - B'| = 2 \\int (F_a - F_b)^2$ (Székely and Rizzo, 2013); this is $D$. Tails
-    weigh less in it than in the Wasserstein distance.
+    $D^2 = 2\\,E|A - B| - E|A - A'| - E|B - B'| = 2 \\int (F_a - F_b)^2$ (Székely and Rizzo, 2013). Tails weigh less in it
+    than in the Wasserstein distance.
 
     **Arguments:** `a`, `b`: as in [`wasserstein`][].
 
@@ -63,7 +63,7 @@ def energy(a: Any, b: Any) -> np.ndarray:
 
 
 def sliced_wasserstein(a: Any, b: Any, *, projections: int = 128, seed: int = 0) -> float:
-    """The mean of [`wasserstein`][] along random directions: a distance between joint laws.
+    """Computes the mean of [`wasserstein`][] along random directions, a distance between joint laws.
 
     $\\int_{S^{d-1}} W_1(\\theta^\\top A, \\theta^\\top B)\\,d\\theta$ (Bonneel et al., 2015), by Monte Carlo. It sees
     correlations that no coordinate shows.
@@ -87,10 +87,10 @@ def sliced_wasserstein(a: Any, b: Any, *, projections: int = 128, seed: int = 0)
 def compare_laws(
     a: Any, b: Any, *, statistic: str = "wasserstein", permutations: int = 999, projections: int = 128, seed: int = 0
 ) -> LawComparison:
-    """The distance between two laws, and a permutation test of whether they are one.
+    """Computes the distance between two laws, and tests by permutations whether they are one.
 
-    If they are, seeds may be dealt out anew between the two without changing the law of the distance. The p-value is the
-    share of deals, the given one included, with at least its distance, and exact for any number of seeds.
+    If they are, dealing the seeds out anew between the two does not change the law of the distance. The p-value is the share
+    of deals, the given one included, with at least the given distance. It is exact for any number of seeds.
 
     **Arguments:**
 
@@ -117,7 +117,7 @@ def compare_laws(
         directions = _directions(a.shape[1], projections, seed)
         a, b = a @ directions, b @ directions
     combine = np.mean if statistic == "sliced" else np.max
-    # The pool is sorted once; to deal it out anew is to permute the seeds' weights in it.
+    # All seeds are sorted once. Dealing them out anew permutes their weights.
     order, gaps = _sorted(a, b)
     weights = _weights(a, b)
     rng = np.random.default_rng([seed, 1])
@@ -136,19 +136,19 @@ def _distance(a: np.ndarray, b: np.ndarray, exponent: int) -> np.ndarray:
 
 
 def _sorted(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The order of both samples together, shape `(d, n)`, and the gaps between neighbours, for each coordinate."""
+    """Sorts both samples together: the order, shape `(d, n)`, and the gaps between neighbours, for each coordinate."""
     both = np.ascontiguousarray(np.concatenate([a, b]).T)
     order = np.argsort(both, axis=1)
     return order, np.diff(np.take_along_axis(both, order, axis=1), axis=1)
 
 
 def _weights(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The steps of $F_a - F_b$ at each seed of both samples."""
+    """Returns the steps of $F_a - F_b$ at each seed of both samples."""
     return np.concatenate([np.full(len(a), 1 / len(a)), np.full(len(b), -1 / len(b))])
 
 
 def _integral(steps: np.ndarray, gaps: np.ndarray, exponent: int) -> np.ndarray:
-    """$\\int |F_a - F_b|$, or $(2 \\int (F_a - F_b)^2)^{1/2}$, per coordinate."""
+    """Computes $\\int |F_a - F_b|$, or $(2 \\int (F_a - F_b)^2)^{1/2}$, for each coordinate."""
     difference = np.cumsum(steps[:, :-1], axis=1)
     if exponent == 1:
         return np.vecdot(np.abs(difference, out=difference), gaps)
@@ -156,7 +156,7 @@ def _integral(steps: np.ndarray, gaps: np.ndarray, exponent: int) -> np.ndarray:
 
 
 def _directions(d: int, projections: int, seed: int) -> np.ndarray:
-    """Unit vectors, as columns; on a line there is but one."""
+    """Draws unit vectors, as columns. On a line there is only one."""
     if d == 1:
         return np.ones((1, 1))
     normal = np.random.default_rng([seed, 0]).standard_normal((d, projections))
@@ -164,7 +164,7 @@ def _directions(d: int, projections: int, seed: int) -> np.ndarray:
 
 
 def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, float]:
-    """Both samples with shape `(seeds, d)`, in a unit in which sums of them do not overflow, and that unit."""
+    """Returns both samples with shape `(seeds, d)`, in a unit in which their sums do not overflow, and that unit."""
     first, second = _samples("a", a), _samples("b", b)
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"a and b must be samples of the same coordinates, got shapes {first.shape} and {second.shape}")
@@ -174,7 +174,7 @@ def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def _samples(name: str, values: Any) -> np.ndarray:
-    samples = _checks.real(name, values)
+    samples = _checks.as_float64(name, values)
     if samples.ndim not in (1, 2) or not samples.size:
         raise ValueError(f"{name} must be samples of shape (seeds,) or (seeds, d), got shape {samples.shape}")
     samples = samples.reshape(len(samples), -1)

@@ -1,5 +1,5 @@
-"""The gradient noise of a problem at a point, as it is: how strong, how heavy-tailed, in how many directions, and up to
-which learning rate an SDE should describe an optimizer there."""
+"""`noise_report`: how strong and how heavy-tailed the gradient noise at a point is, in how many directions it goes, and up
+to which learning rate an SDE should describe an optimizer there."""
 
 import math
 from collections.abc import Callable
@@ -14,15 +14,17 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .. import _checks, _random
+from .._special import SIGN_SLOPE
 from .._traced import with_traced
 from .._tree import cast, flat
 from .._typing import Key
 from ..problems import MeanLoss, Problem
 
-# Of the numbers of the noise, this share, the largest, count for the tail index; and so many numbers are looked at.
+# The share of the numbers, the largest ones, that the tail index is estimated from, and how many numbers are used at most.
 _TAIL, _MOST_NUMBERS = 0.01, 2_000_000
 
-# Up to so many coordinates the Hessian is formed; beyond, its largest eigenvalue is iterated for, to this relative accuracy.
+# The largest number of coordinates for which the Hessian is formed. Beyond it, the largest eigenvalue is found by Lanczos's
+# iteration, to this relative accuracy and with a basis of this size.
 _DENSE, _ACCURACY, _BASIS = 64, 0.01, 12
 
 
@@ -31,23 +33,24 @@ class LayerNoise(NamedTuple):
 
     name: str
     size: int
-    """How many coordinates."""
+    """The number of coordinates."""
     active: float
-    """The share of them whose noise is not always 0, as it is behind a unit that no example of a batch switches on. Kurtosis
+    """The share of coordinates whose noise is not always 0. It is always 0 behind a unit that no example switches on. Kurtosis
     and tail index are those of active coordinates."""
     gradient_norm: float
     noise_norm: float
-    """The root of the trace of the covariance: a batch's gradient is off by so much, in root mean square."""
+    """The root of the trace of the covariance: the root mean square distance of a batch gradient from the gradient."""
     kurtosis: float
     """Excess kurtosis, the mean over coordinates; 0 for Gaussian noise."""
     tail_index: float
     """Hill's estimate a of the tail, P(|Z| > z) ~ z^-a, from the largest hundredth of all noise, each coordinate over its
     mean absolute value. To be held against `gaussian_tail_index`: noise of infinite variance has 2 or less."""
     effective_rank: float
-    """(tr S)^2 / tr S^2 of the covariance S: in how many directions the noise goes, if equally strong in each."""
+    """(tr S)^2 / tr S^2 of the covariance S: the number of directions of noise that is equally strong in each."""
     sign_gap: float
-    """By how much normal noise of the same variances misses the coordinates' mean signs, in root mean square, what is
-    chance taken off. SignSGD's SDE takes noise for normal, on mini-batches where the batch has a gradient that is not 0."""
+    """The root mean square difference of the coordinates' mean signs from those under normal noise of the same variances,
+    without the part that chance explains. SignSGD's SDE takes noise for normal, on mini-batches where the batch has a gradient
+    that is not 0."""
 
     @property
     def signal_to_noise(self) -> float:
@@ -61,18 +64,18 @@ class NoiseReport(NamedTuple):
     layers: list[LayerNoise]
     whole: LayerNoise
     critical_ratio: float
-    """By how many times the batch would have to grow for the noise to be as large as the gradient."""
+    """How many times as large the batch would have to be for the noise to be as large as the gradient."""
     curvature: dict[str, float]
-    """The largest curvature that an optimizer sees: that of the loss, and preconditioned."""
+    """The largest curvature, by optimizer: that of the loss for SGD, and that of the preconditioned loss for the others."""
     learning_rate: dict[str, float]
-    """Up to which learning rate an optimizer's SDE should hold."""
+    """The largest learning rate at which an optimizer's SDE should hold."""
     tolerance: float
     draws: int
     tail_levels: np.ndarray
-    """The noise over its mean absolute value, at the quantiles `1 - tail_shares` of its absolute value."""
+    """The quantiles `1 - tail_shares` of the absolute value of the noise, over its mean."""
     tail_shares: np.ndarray
     gaussian_tail_index: float
-    """What the estimate of the tail index comes to for Gaussian noise, whose tail is no power."""
+    """The value that the estimate of the tail index takes for Gaussian noise, whose tail is no power law."""
 
 
 def noise_report(
@@ -86,9 +89,9 @@ def noise_report(
 ) -> NoiseReport:
     """Measures the gradient noise of a problem at given parameters, before any training.
 
-    Draws stochastic gradients and sets them beside the gradient, array by array of the parameters. The traces of the
-    covariance and of its square are estimated without bias (the latter as the mean of $(Z_i^\\top Z_j)^2$ over $i \\ne j$), so
-    that the effective rank may exceed the number of draws.
+    Draws stochastic gradients and compares them with the gradient, for each array of the parameters. The estimates of the
+    traces of the covariance and of its square (the mean of $(Z_i^\\top Z_j)^2$ over $i \\ne j$) have no bias, so that the
+    effective rank may exceed the number of draws.
 
     The learning rates are $2\\epsilon / \\lambda$ with the tolerance $\\epsilon$ and the largest curvature $\\lambda$ (in
     absolute value) of $P^{-1/2} H P^{-1/2}$: on a quadratic the SDE's stationary variance is then off by the factor
@@ -100,10 +103,10 @@ def noise_report(
 
     - `problem`: a [`Problem`][], of mini-batches or any other noise.
     - `params`: the parameters.
-    - `key`: for the draws.
-    - `draws`: how many stochastic gradients; all are held.
+    - `key`: the key of the draws.
+    - `draws`: the number of stochastic gradients. All are held in memory.
     - `tolerance`: $\\epsilon$, between 0 and 1.
-    - `curvature_examples`: for a mean over data, over how many of the examples (evenly spaced) the Hessian is taken.
+    - `curvature_examples`: the number of examples, evenly spaced, over which the Hessian of a mean over data is taken.
 
     **Returns:** a [`NoiseReport`][], for `jaxsde.reporting.noise_table` and `.plot_noise`.
 
@@ -150,7 +153,7 @@ def noise_report(
 
 @eqx.filter_jit
 def _draw(problem: Problem, params: PyTree, keys: Array) -> tuple[PyTree, PyTree]:
-    """The gradient, and a stochastic one for each key."""
+    """Computes the gradient, and draws a stochastic one for each key."""
     return problem.gradient(params), jax.lax.map(lambda key: problem.stochastic_gradient(params, key), keys, batch_size=8)
 
 
@@ -161,7 +164,7 @@ def _layer(name: str, gradient: np.ndarray, noise: np.ndarray) -> LayerNoise:
     fourth = np.mean(noise[:, active] ** 4, axis=0) / square[active] ** 2
     lengths = np.sum(noise**2, axis=1, dtype=float)
     trace = float(np.mean(lengths))
-    # The sum of all (Z_i'Z_j)^2, from the smaller of the two matrices of products.
+    # The smaller of the two matrices of products gives the sum of all (Z_i'Z_j)^2.
     products = noise @ noise.T if draws < size else noise.T @ noise
     pairs = np.sum(products**2, dtype=float) - np.sum(lengths**2)
     trace_of_square = float(pairs) / (draws * (draws - 1))
@@ -171,7 +174,7 @@ def _layer(name: str, gradient: np.ndarray, noise: np.ndarray) -> LayerNoise:
         active=float(np.mean(active)),
         gradient_norm=float(np.linalg.norm(gradient)),
         noise_norm=math.sqrt(trace),
-        # A sample's fourth moment over its squared second one comes to 3 (n - 1) / (n + 1) for Gaussian noise.
+        # For Gaussian noise the fourth moment of a sample over its squared second one is 3 (n - 1) / (n + 1) in the mean.
         kurtosis=float(np.mean(fourth)) - 3 * (draws - 1) / (draws + 1) if fourth.size else math.nan,
         tail_index=_hill(_standardised(noise)),
         effective_rank=trace**2 / trace_of_square if trace_of_square > 0 else math.nan,
@@ -180,13 +183,13 @@ def _layer(name: str, gradient: np.ndarray, noise: np.ndarray) -> LayerNoise:
 
 
 def _standardised(noise: np.ndarray) -> np.ndarray:
-    """The absolute values of the noise over their mean, coordinate by coordinate; a regular selection if there are many."""
-    # Every coordinate is seen as often: whole columns go.
+    """Divides the absolute values of the noise by their mean, for each coordinate. Of many coordinates, some are left out."""
+    # Leaving out whole columns keeps the same number of draws for every coordinate.
     noise = noise[:, :: max(1, math.ceil(noise.size / _MOST_NUMBERS))]
     size = np.abs(noise)
     scale = size.mean(axis=0)
-    kept = (size[:, scale > 0] / scale[scale > 0]).ravel()
-    return kept if kept.size else np.full(1, math.nan)
+    ratios = (size[:, scale > 0] / scale[scale > 0]).ravel()
+    return ratios if ratios.size else np.full(1, math.nan)
 
 
 def _hill(values: np.ndarray) -> float:
@@ -199,7 +202,7 @@ def _hill(values: np.ndarray) -> float:
 
 
 def _gaussian_tail_index() -> float:
-    """What Hill's estimate tends to for normal variables: one over the mean of log(|Z| / q) where |Z| > q."""
+    """Returns the limit of Hill's estimate for normal variables: one over the mean of log(|Z| / q) where |Z| > q."""
     level = scipy.special.ndtri(1 - _TAIL / 2)
     density = lambda z: 2 * math.exp(-z * z / 2) / math.sqrt(2 * math.pi) / _TAIL * math.log(z / level)
     return 1 / scipy.integrate.quad(density, level, level + 10)[0]
@@ -224,18 +227,18 @@ def _curvatures(problem: Problem, params: PyTree, gradient: PyTree, drawn: PyTre
 
 @jax.jit
 def _roots(gradient: PyTree, drawn: PyTree) -> dict[str, Array]:
-    """The diagonals of P^{-1/2}."""
+    """Computes the diagonals of P^{-1/2}."""
     variance = flat(jax.tree.map(lambda g, z: jnp.mean((z - g) ** 2, axis=0), gradient, drawn))
     square = variance + flat(gradient) ** 2
     # Coordinates without noise and gradient don't move; a floor keeps them from counting as infinitely steep.
     floor = 1e-6 * jnp.sqrt(jnp.mean(square)) + jnp.finfo(jnp.float32).tiny
-    sign, adaptive = jnp.sqrt(jnp.pi / 2) * jnp.sqrt(variance), jnp.sqrt(square)
+    sign, adaptive = float(1 / SIGN_SLOPE) * jnp.sqrt(variance), jnp.sqrt(square)
     scales = {"SGD": jnp.ones_like(square), "SignSGD": sign + floor, "RMSprop, Adam": adaptive + floor}
     return {name: 1 / jnp.sqrt(scale) for name, scale in scales.items()}
 
 
 def _largest(loss: Callable[[PyTree], Array], params: PyTree, root: Array) -> float:
-    """The largest absolute eigenvalue of R H R with the Hessian H and a diagonal R."""
+    """Computes the largest absolute eigenvalue of R H R with the Hessian H and a diagonal R."""
     size = root.size
     if size <= _DENSE:
         products = jax.vmap(lambda v: _product(loss, params, root, v))(jnp.eye(size, dtype=root.dtype))

@@ -13,13 +13,15 @@ from .. import _checks
 from ..simulation import JackknifeStatistics, MomentStatistics, SampleStatistics
 from ._diagnostics import burn_in
 from ._divergence import divergence
+from ._statistics import jackknife_stderr, slope_weights
 
-# The default window: the excess over the floor falls from 80 % to 10 % of its start, five standard errors above zero.
+# In the default window the excess over the floor is between these shares of its start, and above so many standard errors.
 _BEGIN, _END, _CLEAR = 0.8, 0.1, 5
-# For power laws it is the last decade of times.
+# The default window of a power law starts at this share of the last time.
 _LATE = 0.1
-# A drift of the floor by less than this share of the whole fall does not matter to the rate.
+# A drift of the floor by less than this share of the whole fall does not change the rate.
 _NEGLIGIBLE = 1e-4
+# The largest number of groups into which samples are put for the jackknife.
 _GROUPS = 40
 
 
@@ -27,12 +29,12 @@ class ConvergenceRate(NamedTuple):
     """What [`convergence_rate`][] returns."""
 
     rate: float
-    """Positive where the mean falls: per unit of time, or the exponent of a power law."""
+    """The rate per unit of time, or the exponent of a power law; positive if the mean falls."""
     stderr: float
     interval: tuple[float, float]
     """The confidence interval."""
     floor: float
-    """What was taken off the mean."""
+    """The floor that was subtracted from the mean."""
     window: tuple[float, float]
     """The first and the last time of the fit."""
     records: int
@@ -40,7 +42,7 @@ class ConvergenceRate(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """What is a straight line: `transform(excess)` against `clock(t)`."""
+    """A kind of decay, under which `transform(excess)` against `clock(t)` is a straight line."""
 
     transform: Callable[[np.ndarray], np.ndarray]
     slope: Callable[[np.ndarray], np.ndarray]  # the transform's derivative
@@ -81,7 +83,7 @@ def convergence_rate(
     kind: str = "exponential",
     level: float = 0.95,
 ) -> ConvergenceRate:
-    """The rate at which the mean $m_t$ of an observable falls to its floor $m_\\infty$, with a confidence interval.
+    """Fits the rate at which the mean $m_t$ of an observable falls to its floor $m_\\infty$, with a confidence interval.
 
     The rate is minus the slope of a straight line, fitted by weighted least squares:
 
@@ -90,10 +92,10 @@ def convergence_rate(
     - `"sqrt"`: $\\sqrt{m_t - m_\\infty}$ against $t$, as in Phase 1, where the loss is a square that reaches zero;
     - `"power"`: $\\log(m_t - m_\\infty)$ against $\\log t$: $m_t - m_\\infty \\propto t^{-p}$.
 
-    With `Jackknife` statistics the standard error is the jackknife over groups of seeds, and with `Samples` as well, of
-    up to 40 groups: floor and slope without each group, the window kept. Plain `Moments` know nothing of the
+    With `Jackknife` statistics and with `Samples` (in up to 40 groups) the standard error is that of a jackknife over groups
+    of seeds: floor and slope are computed without each group, in the same window. Plain `Moments` do not hold the
     correlation between times; their standard error is the bound $\\sum_i |\\partial \\text{rate} / \\partial m_i|
-    \\, \\mathrm{se}_i$, valid for any, and several times too large for most.
+    \\, \\mathrm{se}_i$, valid for any correlation, and often several times too large.
 
     **Arguments:**
 
@@ -145,9 +147,8 @@ def convergence_rate(
         gradient -= np.sum(gradient) * base.tail
         stderr, quantile = float(np.abs(gradient) @ curves.stderr), scipy.special.ndtri(0.5 + level / 2)
     else:
-        groups = curves.without.shape[0]
         parts = form.transform(excess(curves.without)) @ line
-        stderr, quantile = float(np.sqrt(groups - 1) * np.std(parts)), scipy.special.stdtrit(groups - 1, 0.5 + level / 2)
+        stderr, quantile = float(jackknife_stderr(parts)), scipy.special.stdtrit(len(parts) - 1, 0.5 + level / 2)
     reach, ts = float(quantile) * stderr, curves.ts[inside]
     interval, ends = (rate - reach, rate + reach), (float(ts[0]), float(ts[-1]))
     return ConvergenceRate(rate, stderr, interval, float(base.of(curves.mean)), ends, ts.size)
@@ -161,7 +162,7 @@ def phase_rates(
     floor: float | None = None,
     level: float = 0.95,
 ) -> list[ConvergenceRate | None]:
-    """The rate in each of the phases through which a mean falls, one after the other.
+    """Fits the rate in each of the phases through which a mean falls, one after the other.
 
     Where phases end at known times, [`convergence_rate`][] takes each as its `window`.
 
@@ -235,14 +236,14 @@ def _floor(curves: _Curves, floor: float | None, kind: str) -> _Floor:
     drift = abs(np.mean(first) - np.mean(second))
     if not settled and drift > _NEGLIGIBLE * abs(curves.mean[0] - np.mean(second)):
         raise ValueError("the curve has not settled, so its floor is unknown: simulate more steps, or give floor")
-    # An even number of records: at an odd stride, as many even steps as odd ones.
+    # An even number of records at an odd stride has as many even steps as odd ones.
     begin += (tail.size - begin) % 2 if tail.size - begin > 1 else 0
     tail[begin:] = 1 / tail[begin:].size
     return _Floor(0.0, tail)
 
 
 def _window(curves: _Curves, base: _Floor, window: tuple[float, float] | None, kind: str) -> np.ndarray:
-    """Which records the line is fitted to."""
+    """Finds the records to which the line is fitted."""
     ts, excess = curves.ts, curves.mean - base.of(curves.mean)
     if window is not None:
         # Recorded times may be float32.
@@ -267,14 +268,14 @@ def _window(curves: _Curves, base: _Floor, window: tuple[float, float] | None, k
 
 
 def _line(form: _Kind, curves: _Curves, excess: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Weights whose product with the transformed excess is minus its slope by weighted least squares."""
+    """Returns the numbers whose product with the transformed excess is minus its slope."""
     x, stderr = form.clock(curves.ts[inside]), curves.stderr[inside]
-    # Near a start common to all seeds there is almost no noise; no record may outweigh all others for that.
+    # Near a start common to all seeds there is almost no noise. No record counts as sharper than the root mean square of all
+    # standard errors, so that such records do not outweigh the others.
     noise = np.maximum(stderr, np.sqrt(np.mean(stderr**2)))
     noise = noise if np.all(noise > 0) else np.ones_like(noise)
     weight = 1 / (noise * form.slope(excess)) ** 2
-    offset = x - np.sum(weight * x) / np.sum(weight)
-    return -weight * offset / np.sum(weight * offset**2)
+    return -slope_weights(x, weight)
 
 
 def _curves(statistics: Any) -> _Curves:
@@ -302,7 +303,7 @@ def _curves(statistics: Any) -> _Curves:
 
 
 def _counts(statistics: Any) -> np.ndarray:
-    """How many seeds are finite at each time."""
+    """Counts the finite seeds at each time."""
     if isinstance(statistics, SampleStatistics):
         return np.count_nonzero(np.isfinite(_scalar(statistics.values, 2)), axis=1)
     return np.asarray(statistics.total.count if isinstance(statistics, JackknifeStatistics) else statistics.count)
@@ -317,7 +318,7 @@ def _scalar(leaves: Any, ndim: int) -> np.ndarray:
 
 
 def _grouped(ts: np.ndarray, values: np.ndarray) -> _Curves:
-    """The curves of the finite values, with every `groups`-th seed in the same group."""
+    """Averages the finite values over seeds, of which every `groups`-th is in the same group."""
     groups = min(_GROUPS, values.shape[1])
     finite = np.isfinite(values)
     kept = np.where(finite, values, 0)

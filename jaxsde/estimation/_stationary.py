@@ -15,35 +15,37 @@ from .._tree import flat, is_sampler, size
 from .._typing import Key
 from ..processes import SDE, Chain, Coupled
 from ..simulation import Ensemble, Jackknife, Moments, Samples, simulate
-from ._control import TRAJECTORY, better, controlled, couple, expected_controls, linear_noise_law, observables, rounded, usable
+from ._control import TRAJECTORY, controlled, couple, expected_controls, linear_noise_law, observables, usable
 from ._diagnostics import effective_sample_size, r_hat, trendless
 from ._divergence import check_seeds_left
+from ._statistics import choose_better, extrapolate, extrapolated_stderr, jackknife_stderr, rounding_stderr
 
-# Means and covariances are kept up to this many coordinates.
-_KEPT = 64
+# The largest number of coordinates for which full covariances are recorded.
+_LARGEST_SIZE = 64
 
-# About so many times are recorded; where no run is known to be long enough, so many steps are tried first.
+# About how many times are recorded, and how many steps the first run has if nothing tells how many it takes.
 _RECORDS, _FIRST_STEPS = 64, 512
 
-# The tangent process has settled where its moments are within this share of the stationary variance; the first run tried is
-# this many times as long, so that seeds forget their starts often enough for R-hat to tell.
+# The companion has settled when its moments are within the first number, a share of the stationary variance, of their
+# limits. The first run is longer by the second number: R-hat needs seeds that have forgotten their starts several times.
 _SETTLED, _LENGTHS = 1e-7, 6
 
-# Seeds have mixed where R-hat is below this (Vehtari et al., 2021, advise 1.01 for chains that are much longer).
+# Seeds have mixed when R-hat is below this (Vehtari et al., 2021, advise 1.01 for chains that are much longer).
 _MIXED = 1.05
 
-# Where seeds have mixed within the half of a run, half the run is enough to forget the start and to average. But few seeds
-# run longer than so many: their standard error takes each one's average for normal, which it is the more the longer it is.
+# The run that counts has this number over that of seeds as its share of the run in which seeds mixed, within these limits.
+# Many seeds need half of it. Fewer seeds need more: the standard error takes the averages of groups of seeds for normal,
+# and averages over longer times are closer to that.
 _MANY, _SHARES = 256, (0.5, 4.0)
 
 _NO_LAW = "there is no stationary law to estimate"
 
-# How often a verdict over all curves may find a trend where there is none.
+# The probability that the verdict finds a trend in one of the curves although there is none.
 _FALSE_ALARMS = 0.003
 
 
 class StationaryErrors(NamedTuple):
-    """Of the entries of a [`Stationary`][]: standard errors, or factors by which variances were reduced."""
+    """Standard errors of the entries of a [`Stationary`][], or the factors by which their variances were reduced."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -60,18 +62,18 @@ class Stationary(NamedTuple):
     reduction: StationaryErrors
     """By how much control variates divided the variance of each estimate."""
     effective_samples: np.ndarray
-    """Per coordinate, of all seeds and recorded times together (bulk, rank-normalised)."""
+    """Of each coordinate, over all seeds and recorded times (bulk, rank-normalised)."""
     r_hat: np.ndarray
-    """Per coordinate, over seeds: rank-normalised and split. Near 1 where each seed has seen the same law; above it where
-    runs are short, or seeds are stuck in different places."""
+    """Of each coordinate, rank-normalised and split. It is near 1 if each seed has seen the same law. It is larger if the run
+    is short, or if seeds are stuck in different places."""
     settled: bool
     """Whether no curve of means over seeds shows a trend after `burn_in`, R-hat is below 1.05 in all coordinates, and no seed
-    has diverged. No such verdict sees a part of the law that no seed has reached, as a well that none has left for it."""
+    has diverged. The verdict cannot see a part of the law that no seed has reached, such as another well of the loss."""
     burn_in: float
-    """The time from which on averages are taken."""
+    """The time at which averages start."""
     ts: np.ndarray
     samples: np.ndarray
-    """Parameters of other seeds, at times of the second half of a run of their own, shape `(times, seeds, d)`."""
+    """Parameters of the diagnostic seeds at recorded times of the second half of their run, shape `(times, seeds, d)`."""
     diverged: int
     seeds: int
     steps: int
@@ -94,24 +96,24 @@ def stationary(
     steps: int | None = None,
     substeps: int = 1,
     groups: int = 32,
-    kept: int = 256,
-    most_steps: int = 2**17,
+    diagnostic_seeds: int = 256,
+    max_steps: int = 2**17,
     progress: bool = True,
 ) -> Stationary:
-    """The stationary law of a process: averages over seeds, and over the second half of a run that is long enough.
+    """Estimates the stationary law of a process, by averages over seeds and over the second half of a run.
 
-    Seeds are independent, so standard errors come from a jackknife over groups of seeds, whatever the correlation in
-    time: with Student's law of one degree of freedom less than groups. Where the process has a linearisation, most of the
-    sampling noise of mean, covariance and loss is taken out by control variates of exactly known expectation, as in
+    Standard errors come from a jackknife over groups of seeds, which are independent, so the correlation in time does not
+    matter. Intervals are Student's, with one degree of freedom less than groups. If the process has a linearisation, control
+    variates with exactly known expectations take most of the sampling noise out of mean, covariance and loss, as in
     [`expectations`][].
 
     Times are recorded at an odd stride, and averaged in pairs: SignSGD's chain is on every second point of its lattice at
     even steps and on the others at odd ones, and its stationary law is the mean of the two.
 
-    `.settled` says that the means over seeds show no trend, that R-hat over seeds is below 1.05, so that each seed has seen
-    the same law, and that no seed has diverged. None of these can see what no seed has reached: if all start in one well and
-    none leaves it, all are content, and the law is that of the well. Start the seeds apart, with `x0` a function that draws
-    from a law wider than the stationary one, to find out.
+    `.settled` says that the means over seeds show no trend, that R-hat over seeds is below 1.05, and that no seed has
+    diverged. It cannot see what no seed has reached: if all seeds start in one well of the loss and none leaves it, the law
+    is that of the well. To find out, start the seeds apart, with `x0` a function that draws from a law wider than the
+    stationary one.
 
     **Arguments:**
 
@@ -119,16 +121,17 @@ def stationary(
     - `x0`: where all seeds start, a pytree of parameters (at most 64 coordinates), or a function `key -> pytree`.
     - `key`, `seeds`, `substeps`, `progress`: as in [`simulate`][]. An SDE's law is that of its solver with these
       `substeps`; two runs show what is left of the step.
-    - `steps`: about how many optimizer steps to run; by default as many as it takes to settle, found by doubling, up to
-      `most_steps`.
-    - `groups`: of seeds, for the jackknife.
-    - `kept`: how many seeds, run on their own beforehand, give samples for quantiles, R-hat and effective sample sizes.
+    - `steps`: about how many optimizer steps to run. By default the number is doubled until the run has settled.
+    - `groups`: the number of groups of seeds for the jackknife.
+    - `diagnostic_seeds`: the number of seeds that are run before the others and give the samples for quantiles, R-hat and
+      effective sample sizes.
+    - `max_steps`: the largest number of steps to try by default.
 
     **Returns:** a [`Stationary`][]: `.mean` `(d,)`, `.covariance` `(d, d)`, `.loss`, `.stderr`, `.reduction`, the
     diagnostics of Vehtari et al. (2021) and the verdict `.settled`.
 
-    **Raises:** `ValueError` or `TypeError` for arguments that don't fit; `ValueError` where fewer than two seeds are left
-    of those that have not diverged.
+    **Raises:** `ValueError` or `TypeError` for arguments that don't fit; `ValueError` if fewer than two seeds have not
+    diverged at the end.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
@@ -139,33 +142,46 @@ def stationary(
     _checks.instance("process", process, (Chain, SDE), "an optimizer's chain(problem) or sde(problem)")
     key = _random.typed_key(key)
     steps = None if steps is None else _checks.count("steps", steps, least=4)
-    substeps, most_steps = _checks.count("substeps", substeps), _checks.count("most_steps", most_steps)
+    substeps, max_steps = _checks.count("substeps", substeps), _checks.count("max_steps", max_steps)
     seeds = _checks.count("seeds", seeds, least=2)
     groups = min(_checks.count("groups", groups, least=2), seeds)
-    kept = min(_checks.count("kept", kept, least=2), seeds)
+    diagnostic_seeds = min(_checks.count("diagnostic_seeds", diagnostic_seeds, least=2), seeds)
     example = process.problem.validate(x0(key) if is_sampler(x0) else x0)
-    if size(example) > _KEPT:
-        raise ValueError(f"stationary keeps full covariances, for at most {_KEPT} coordinates; x0 has {size(example)}")
+    if size(example) > _LARGEST_SIZE:
+        raise ValueError(f"stationary keeps full covariances, for at most {_LARGEST_SIZE} coordinates; x0 has {size(example)}")
     companion = couple(process, x0, substeps)
     common: dict[str, Any] = dict(substeps=substeps, progress=progress)
     fixed = None if steps is None else _Grid.of(steps)
-    grid = fixed or _Grid.of(min(_length(companion, most_steps), most_steps))
+    grid = fixed or _Grid.of(min(_length(companion, max_steps), max_steps))
     while True:
-        paths = _paths(process, x0, grid, kept, jax.random.fold_in(key, 1), **common)
-        if not paths.mixed and fixed is None and 2 * grid.steps <= most_steps:
+        paths = _paths(process, x0, grid, diagnostic_seeds, jax.random.fold_in(key, 1), **common)
+        if not paths.mixed and fixed is None and 2 * grid.steps <= max_steps:
             grid = _Grid.of(2 * grid.steps)
             continue
         length = grid
         if paths.mixed and fixed is None:
-            length = _Grid.of(min(round(grid.steps * float(np.clip(_MANY / seeds, *_SHARES))), most_steps))
+            length = _Grid.of(min(round(grid.steps * float(np.clip(_MANY / seeds, *_SHARES))), max_steps))
         law = _estimate(process, companion, x0, key, seeds, length, groups, paths, **common)
-        if law.settled or law.diverged or fixed is not None or 2 * grid.steps > most_steps:
+        if law.settled or law.diverged or fixed is not None or 2 * grid.steps > max_steps:
             return law
         grid = _Grid.of(2 * grid.steps)
 
 
+def extrapolate_law(coarse: Stationary, fine: Stationary) -> Stationary:
+    """Extrapolates the law of an SDE to a solver step of zero (Talay and Tubaro, 1990).
+
+    **Arguments:** what [`stationary`][] gives with some `substeps` and with twice as many; standard errors take the two runs
+    for independent.
+
+    **Returns:** a [`Stationary`][]. Its diagnostics and the reductions of its variances are those of the finer run.
+    """
+    values = {name: extrapolate(getattr(coarse, name), getattr(fine, name)) for name in StationaryErrors._fields}
+    errors = StationaryErrors(*map(extrapolated_stderr, coarse.stderr, fine.stderr))
+    return fine._replace(**values, stderr=errors, settled=coarse.settled and fine.settled)
+
+
 class _Grid(NamedTuple):
-    """Which steps are recorded: `records`, a multiple of four, at an odd stride; the second half of them counts."""
+    """Says which steps are recorded: `records` of them, a multiple of four, at an odd stride. The second half counts."""
 
     stride: int
     records: int
@@ -181,17 +197,17 @@ class _Grid(NamedTuple):
 
     @property
     def start(self) -> int:
-        """The first record that counts; an even number of them follow."""
+        """The first record that counts. With it, an even number of records is left."""
         return self.records // 2 + 1
 
     def paired(self, curves: np.ndarray, axis: int) -> np.ndarray:
-        """The records that count, averaged two by two along the axis of times."""
+        """Averages the records that count two by two along the axis of times."""
         tail = np.moveaxis(curves, axis, 0)[self.start :]
         return np.moveaxis(tail.reshape(-1, 2, *tail.shape[1:]).mean(axis=1), 0, axis)
 
 
 def _length(companion: Coupled | None, most: int) -> int:
-    """Several times the steps after which the linear noise approximation has settled; where there is none, a first try."""
+    """Returns how many steps to try first: several times as many as the companion, if there is one, takes to settle."""
     if companion is None:
         return _FIRST_STEPS
     steps = _FIRST_STEPS
@@ -212,14 +228,14 @@ def _length(companion: Coupled | None, most: int) -> int:
 
 
 class _Paths(NamedTuple):
-    """Some seeds of their own: their parameters at the records that count, shape `(times, seeds, d)`, and what they tell."""
+    """The diagnostic seeds: their parameters at the records that count, shape `(times, seeds, d)`, and what these tell."""
 
     samples: np.ndarray
     r_hat: np.ndarray
     effective: np.ndarray
     """Effective samples per seed."""
     reference: jax.Array
-    """A point in the law, relative to which covariances lose no digits."""
+    """A point near the mean. Covariances are computed relative to it, so that they lose no digits to a large mean."""
 
     @property
     def mixed(self) -> bool:
@@ -227,9 +243,9 @@ class _Paths(NamedTuple):
         return bool(np.all(self.r_hat < _MIXED))
 
 
-def _paths(process: Any, x0: Any, grid: _Grid, kept: int, key: Any, **common: Any) -> _Paths:
+def _paths(process: Any, x0: Any, grid: _Grid, seeds: int, key: Any, **common: Any) -> _Paths:
     common |= dict(steps=grid.steps, every=grid.stride)
-    run = simulate(process, x0, seeds=kept, key=key, observe={"x": flat}, reduce=Samples(), **common)
+    run = simulate(process, x0, seeds=seeds, key=key, observe={"x": flat}, reduce=Samples(), **common)
     check_seeds_left(run, _NO_LAW)
     values = run["x"].values
     samples = np.asarray(values, float)
@@ -297,7 +313,8 @@ def _square(reference: jax.Array, x: PyTree) -> jax.Array:
 
 
 class _Curves(NamedTuple):
-    """An observable's mean, in pairs of records, over all seeds `(pairs, k)`, and without each group `(groups, pairs, k)`."""
+    """The mean of an observable in pairs of records: over all seeds `(pairs, k)`, without each group `(groups, pairs, k)`, and
+    the standard errors of records `(pairs, k)`."""
 
     total: np.ndarray
     without: np.ndarray
@@ -321,7 +338,7 @@ class _Curves(NamedTuple):
 
 
 def _without_trend(curves: Mapping[str, _Curves]) -> bool:
-    """Whether no curve shows a trend; the more curves, the larger the trend that chance makes."""
+    """Tells whether no curve shows a trend. The limit grows with the number of curves, as chance then makes larger trends."""
     groups, count = next(iter(curves.values())).without.shape[0], sum(c.total.shape[1] for c in curves.values())
     limit = float(scipy.special.stdtrit(groups - 1, 1 - _FALSE_ALARMS / (2 * count)))
     return all(
@@ -332,7 +349,7 @@ def _without_trend(curves: Mapping[str, _Curves]) -> bool:
 
 
 def _averages(curves: Mapping[str, _Curves], reference: np.ndarray, dtype: Any) -> tuple[Any, Any]:
-    """Time averages of mean, covariance and loss, and their standard errors: jackknife, and a few roundings."""
+    """Averages mean, covariance and loss over time. Standard errors are those of the jackknife and a few roundings."""
     d = reference.size
 
     def quantities(pick: Callable[[_Curves], np.ndarray]) -> list[np.ndarray]:
@@ -341,14 +358,12 @@ def _averages(curves: Mapping[str, _Curves], reference: np.ndarray, dtype: Any) 
         return [mean + reference, second.reshape(*second.shape[:-1], d, d) - product, loss[..., 0]]
 
     values, parts = quantities(lambda c: c.total), quantities(lambda c: c.without)
-    groups = parts[0].shape[0]
-    sampling = [np.sqrt((groups - 1) / groups * np.sum((p - p.mean(axis=0)) ** 2, axis=0)) for p in parts]
-    errors = [np.hypot(error, rounded(value, dtype)) for error, value in zip(sampling, values, strict=True)]
+    errors = [np.hypot(jackknife_stderr(p), rounding_stderr(value, dtype)) for p, value in zip(parts, values, strict=True)]
     return StationaryErrors(*values), StationaryErrors(*errors)
 
 
 def _select(plain: tuple[Any, Any], best: tuple[Any, Any]) -> tuple[Any, Any, Any]:
-    """Entry by entry the estimate of the smaller standard error."""
-    chosen = [better(*entries) for entries in zip(plain[0], plain[1], best[0], best[1], strict=True)]
+    """Takes, entry by entry, the plain estimate or the controlled one, with its standard error and the reduction."""
+    chosen = [choose_better(*entries) for entries in zip(plain[0], plain[1], best[0], best[1], strict=True)]
     values, errors, factors = (StationaryErrors(*entries) for entries in zip(*chosen, strict=True))
     return values, errors, factors

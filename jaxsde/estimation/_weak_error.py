@@ -18,9 +18,10 @@ from ..problems import Problem
 from ..processes import SDE
 from ._control import Expectation, couple, expectations, linear_noise_law
 from ._divergence import divergence
+from ._statistics import extrapolate, extrapolated_stderr
 
 _NORMAL_QUANTILE = 1.96
-# The powers among which the best is sought.
+# The powers that a fit chooses from.
 _POWERS = np.linspace(-2.0, 8.0, 10_001)
 
 
@@ -30,19 +31,19 @@ class Order(NamedTuple):
     slope: float
     """$p$; nan where noise hides it."""
     half_width: float
-    """Half the width of its 95 % confidence interval, from the errors' standard errors; infinite where noise hides it."""
+    """Half the width of its 95 % confidence interval, from the standard errors of the errors; infinite where noise hides it."""
     constant: float
     """$C$ for the whole power nearest to $p$, from the smallest learning rate."""
     constant_stderr: float
     local: np.ndarray
-    """The slopes between neighbouring learning rates: where these drift, powers beyond the leading one matter. nan where
-    the two errors have different signs."""
+    """The slopes between neighbouring learning rates. If these drift, higher powers matter. A slope between errors of
+    different signs is nan."""
     local_half_width: np.ndarray
     """Half the widths of their 95 % confidence intervals, to first order in the errors' standard errors."""
 
 
 class FunctionError(NamedTuple):
-    """Of one test function $g$, at the time $T$, with a leading axis of learning rates."""
+    """The errors of one test function $g$ at the time $T$, with a leading axis of learning rates."""
 
     optimizer: np.ndarray
     """$E\\,g(x_k)$."""
@@ -57,7 +58,7 @@ class FunctionError(NamedTuple):
     ode: np.ndarray | None
     """$g$ along the SDE's drift alone, minus `optimizer`; None where the start is random."""
     reduction: np.ndarray
-    """By how much control variates divided the variance of the optimizer's mean."""
+    """The factor by which control variates divided the variance of the optimizer's mean."""
     order: Order
     """Of the modelling error."""
     discretisation_order: Order
@@ -93,15 +94,15 @@ def weak_error(
     start_time: float | None = None,
     progress: bool = True,
 ) -> WeakError:
-    """The weak error of an optimizer's SDE against the learning rate, split in the model's and the solver's.
+    """Measures the weak error of an optimizer's SDE against the learning rate: that of the model and that of the solver.
 
     An SDE is a weak approximation of order $p$ if $|E\\,g(x_k) - E\\,g(X_{k\\eta})| \\le C \\eta^p$ for smooth $g$. As
-    $\\eta$ changes, adaptive methods keep $\\rho = (1 - \\beta) / \\eta$, and so their time scales. The solver's error is
-    taken out by Richardson's extrapolation, $2 E\\,g(X^{h/2}) - E\\,g(X^h)$ (Talay and Tubaro, 1990), sampling noise by
-    control variates as in [`expectations`][].
+    $\\eta$ changes, adaptive methods keep $\\rho = (1 - \\beta) / \\eta$, and so their time scales. Richardson's
+    extrapolation, $2 E\\,g(X^{h/2}) - E\\,g(X^h)$ (Talay and Tubaro, 1990), takes out the error of the solver, and control
+    variates take out most of the sampling noise, as in [`expectations`][].
 
-    The order alone proves nothing about the noise: the plain ODE, whose error is given beside, is of order 1 as well.
-    What tells models apart are the constants.
+    The order alone proves nothing about the noise: the plain ODE, whose error is given as well, is also of order 1.
+    Models differ in the constants.
 
     **Arguments:**
 
@@ -115,8 +116,8 @@ def weak_error(
       which see the whole law.
     - `substeps`: solver steps per optimizer step, for the coarser of the two runs of the SDE.
     - `model`: the SDE's.
-    - `start_time`: RMSprop(W), Adam(W): true optimizer steps go before the SDE up to this time, instead of one step.
-      Adam's SDE is singular at 0, and orders show only away from there.
+    - `start_time`: for RMSprop(W) and Adam(W), the time up to which the optimizer itself is run before the SDE, instead of
+      for one step. Adam's SDE is singular at 0, and orders show only away from there.
 
     **Returns:** a [`WeakError`][]; `jaxsde.reporting.weak_error_table` prints it.
 
@@ -155,7 +156,7 @@ def weak_error(
         if getattr(jax.eval_shape(function, example), "shape", None) != ():
             raise ValueError(f"test_functions[{name!r}] must return a scalar")
 
-    # All of them first: nothing is simulated before it is known that each of the rates has an optimizer and an SDE.
+    # Make all of them before simulating: a rate without an optimizer or an SDE should raise at once.
     scaled = [at_rate(opt, rate) for rate in rates]
     sdes = [other.sde(problem, model, **more) for other, more in zip(scaled, starts, strict=True)]
     sides = []
@@ -182,7 +183,7 @@ def weak_error(
 
 
 def at_rate(opt: AbstractOptimizer, rate: float) -> AbstractOptimizer:
-    """The optimizer at another learning rate, with the time scales $\\eta / (1 - \\beta)$ of its averages kept."""
+    """Changes the learning rate and keeps the time scales $\\eta / (1 - \\beta)$ of the optimizer's averages."""
     roles_of(opt, "how hyperparameters keep their time scales at another learning rate is")
     why = f"to keep its time scale at the learning rate {rate:g}"
     return adjusted(opt, {"learning_rate": jnp.asarray(rate, opt.rate.dtype)}, forgetting=rate / opt.rate, why=why)
@@ -219,7 +220,7 @@ def _sine(x: PyTree) -> Any:
 
 
 def _ode(sde: SDE, x0: Any, steps: int, substeps: int, functions: Mapping[str, Any]) -> dict[str, float] | None:
-    """The test functions along the drift alone, extrapolated to a step of zero."""
+    """Evaluates the test functions along the drift alone, extrapolated to a step of zero."""
     values = []
     for refined in (4 * substeps, 8 * substeps):
         companion = couple(sde, x0, refined)
@@ -230,7 +231,7 @@ def _ode(sde: SDE, x0: Any, steps: int, substeps: int, functions: Mapping[str, A
         end = jax.tree.map(lambda m, dtype=dtype: jnp.asarray(m[-1], dtype), mean)
         functions = cast(dict(functions), dtype)
         values.append({name: float(f(end)) for name, f in functions.items()})
-    return {name: 2 * values[1][name] - values[0][name] for name in functions}
+    return {name: extrapolate(values[0][name], values[1][name]) for name in functions}
 
 
 def _function_error(name: str, rates: np.ndarray, sides: list[Any]) -> FunctionError:
@@ -239,7 +240,7 @@ def _function_error(name: str, rates: np.ndarray, sides: list[Any]) -> FunctionE
 
     (chain, coarse, fine) = (column(lambda e: e.mean, i) for i in range(3))
     (chain_error, coarse_error, fine_error) = (column(lambda e: e.stderr, i) for i in range(3))
-    sde, sde_error = 2 * fine - coarse, np.hypot(2 * fine_error, coarse_error)
+    sde, sde_error = extrapolate(coarse, fine), extrapolated_stderr(coarse_error, fine_error)
     modelling, modelling_error = sde - chain, np.hypot(sde_error, chain_error)
     solver, solver_error = 2 * (coarse - fine), 2 * np.hypot(coarse_error, fine_error)
     ode = None if sides[0][3] is None else np.array([s[3][name] for s in sides]) - chain
@@ -252,15 +253,15 @@ def _function_error(name: str, rates: np.ndarray, sides: list[Any]) -> FunctionE
 def fit_order(rates: np.ndarray, errors: np.ndarray, stderr: np.ndarray) -> Order:
     """Fits $e = C \\eta^p$ to errors of either sign, all of them, by least squares weighted with their standard errors.
 
-    The errors themselves are fitted and not their logarithms, so that those which noise hides weigh little and none needs to
-    be left out: to keep what chance has made large would bias the slope. Its interval is where the sum of squares is within
-    3.84 of its least (the profile likelihood of normal errors); where that has no end, there is no slope.
+    The fit is to the errors and not to their logarithms. Errors that noise hides then weigh little, and none has to be left
+    out; to leave out the small ones would bias the slope. The interval of the slope is where the sum of squares is within
+    3.84 of its least (the profile likelihood of normal errors). If that is unbounded, there is no slope.
     """
     deviation = np.maximum(stderr, 1e-12 * np.max(np.abs(errors), initial=1e-300))
     x = np.log(rates / rates[-1])
     e = errors / deviation
     basis = np.exp(np.outer(_POWERS, x)) / deviation
-    # For each power the best constant, and what it leaves of the sum of squares.
+    # The sum of squares that is left for each power with its best constant.
     explained = (basis @ e) ** 2 / np.sum(basis**2, axis=1)
     left = np.sum(e**2) - explained
     best = int(np.argmin(left))

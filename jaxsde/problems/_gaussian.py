@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _checks, _threefry
+from .._special import SIGN_SLOPE
 from .._tree import flat, size
 from .._typing import ArrayLike
 from . import _normal_signs
@@ -117,7 +118,7 @@ class Gaussian(AbstractNoise):
 
     @property
     def slope(self) -> Float[Array, ""]:
-        return jnp.asarray(_normal_signs.SLOPE)
+        return jnp.asarray(SIGN_SLOPE)
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
         if self.matrix is None:

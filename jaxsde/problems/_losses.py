@@ -1,6 +1,6 @@
 """Losses: callables from a pytree of parameters to a scalar. Any such callable will do; these are the common ones."""
 
-from collections.abc import Sequence
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -32,6 +32,10 @@ def _apply(hessian: Array, offset: Array) -> Array:
     return hessian * offset if hessian.ndim == 1 else hessian @ offset
 
 
+def _real_or_none(minimum: Any) -> Array | None:
+    return None if minimum is None else real("minimum", minimum)
+
+
 class Quadratic(eqx.Module):
     """The quadratic loss $f(x) = \\frac12 (x - x_*)^\\top H (x - x_*)$.
 
@@ -47,12 +51,8 @@ class Quadratic(eqx.Module):
     1.5
     """
 
-    hessian: Float[Array, " d"] | Float[Array, "d d"]
-    minimum: Float[Array, "..."] | None
-
-    def __init__(self, hessian: ArrayLike | Sequence[float], minimum: ArrayLike | None = None):
-        self.hessian = real("hessian", hessian)
-        self.minimum = None if minimum is None else real("minimum", minimum)
+    hessian: Float[Array, " d"] | Float[Array, "d d"] = eqx.field(converter=functools.partial(real, "hessian"))
+    minimum: Float[Array, "..."] | None = eqx.field(converter=_real_or_none, default=None)
 
     def __check_init__(self):
         shape = self.hessian.shape
@@ -89,14 +89,9 @@ class EmbeddedSaddle(eqx.Module):
     0.0
     """
 
-    hessian: Float[Array, " d"]
-    quartic: Float[Array, ""]
-    cubic: Float[Array, ""]
-
-    def __init__(self, hessian: ArrayLike | Sequence[float] = (-1.0, 2.0), quartic: ArrayLike = 1.0, cubic: ArrayLike = 0.1):
-        self.hessian = real("hessian", hessian)
-        self.quartic = real("quartic", quartic)
-        self.cubic = real("cubic", cubic)
+    hessian: Float[Array, " d"] = eqx.field(converter=functools.partial(real, "hessian"), default=(-1.0, 2.0))
+    quartic: Float[Array, ""] = eqx.field(converter=functools.partial(real, "quartic"), default=1.0)
+    cubic: Float[Array, ""] = eqx.field(converter=functools.partial(real, "cubic"), default=0.1)
 
     def __check_init__(self):
         if self.hessian.ndim != 1 or not self.hessian.size:
@@ -126,12 +121,8 @@ class LinearRegression(eqx.Module):
     0.5
     """
 
-    features: Float[Array, "N d"]
-    targets: Float[Array, " N"]
-
-    def __init__(self, features: ArrayLike, targets: ArrayLike):
-        self.features = real("features", features)
-        self.targets = real("targets", targets)
+    features: Float[Array, "N d"] = eqx.field(converter=functools.partial(real, "features"))
+    targets: Float[Array, " N"] = eqx.field(converter=functools.partial(real, "targets"))
 
     def __check_init__(self):
         _check_rows(self.features, self.targets, "targets")

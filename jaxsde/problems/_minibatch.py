@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
+from .._moments import merge_moments
+from .._special import SIGN_SLOPE
 from .._tree import flat, size
 from . import _normal_signs
 from ._mean_loss import CHUNK, MeanLoss, chunks
@@ -175,7 +177,7 @@ class MiniBatch(AbstractNoise):
 
     @property
     def slope(self) -> Float[Array, ""]:
-        return jnp.asarray(_normal_signs.SLOPE)
+        return jnp.asarray(SIGN_SLOPE)
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
         if self.sign_batches is None:
@@ -271,13 +273,10 @@ def _over_examples(loss: MeanLoss, params: PyTree) -> _Spread:
 
 
 def _merged(a: _Spread, a_count: Array, b: _Spread, b_count: int) -> _Spread:
-    """Of both sets of examples (Chan, Golub and LeVeque, 1983)."""
-
-    share = b_count / (a_count + b_count)
-    gap = jax.tree.map(jnp.subtract, b.mean, a.mean)
-    mean = jax.tree.map(lambda m, g: m + share.astype(m.dtype) * g, a.mean, gap)
-    between = jax.tree.map(lambda g: g * g * (share * a_count).astype(g.dtype), gap)
-    deviations = jax.tree.map(lambda *three: sum(three), a.deviations, b.deviations, between)
+    """Of both sets of examples."""
+    merge = lambda m, s, n, t: merge_moments(a_count, m, s, b_count, n, t)
+    merged = jax.tree.map(merge, a.mean, a.deviations, b.mean, b.deviations)
+    mean, deviations = jax.tree.transpose(jax.tree.structure(a.mean), None, merged)
     return _Spread(mean, deviations, jax.tree.map(jnp.add, a.nonzero, b.nonzero))
 
 

@@ -8,9 +8,6 @@ from jaxtyping import PyTree
 from .._special import erf
 from ._noise import nonzero, over
 
-# Twice the standard normal density at 0.
-SLOPE = np.sqrt(2 / np.pi)
-
 
 def mean_sign(gradient: PyTree, std: PyTree) -> PyTree:
     """The mean of sign(g + Z), coordinate by coordinate, with Z normal of this standard deviation."""

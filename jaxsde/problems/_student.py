@@ -11,7 +11,7 @@ from jax.scipy.special import betainc, gammaln
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _checks
-from .._special import polynomial
+from .._special import SIGN_SLOPE, polynomial
 from .._typing import ArrayLike
 from ._noise import AbstractIndependentNoise, as_scale, fit, nonzero, over
 
@@ -61,7 +61,7 @@ class StudentT(AbstractIndependentNoise):
 
     @property
     def slope(self) -> Float[Array, ""]:
-        return np.sqrt(2 / np.pi).astype(self.df.dtype) * _gamma_ratio(self.df / 2)
+        return SIGN_SLOPE.astype(self.df.dtype) * _gamma_ratio(self.df / 2)
 
     def _sample(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
         return _sample_t(key, self.df, shape, dtype)

@@ -2,9 +2,8 @@
 
 from ._comparison import plot as plot, save as save, table as table
 from ._noise import noise_table as noise_table, plot_noise as plot_noise
-from ._stationary import extrapolate as extrapolate, stationary_table as stationary_table
+from ._stationary import stationary_table as stationary_table
 from ._study import plot_study as plot_study, save_study as save_study, study_table as study_table
-from ._sweeps import plot_sweep as plot_sweep
 from ._verification import (
     verification_line as verification_line,
     verification_summary as verification_summary,

@@ -6,6 +6,7 @@ import numpy as np
 import scipy  # whose parts load when they are first used
 
 from .._extras import require
+from .._special import SIGN_SLOPE
 from ..estimation import LayerNoise, NoiseReport
 
 _HEADER = ("array", "size", "active", "gradient", "noise", "ratio", "kurtosis", "tail index", "eff. rank", "sign gap")
@@ -70,8 +71,7 @@ def plot_noise(report: NoiseReport) -> Any:
         ax.invert_yaxis()
         ax.grid(alpha=0.3)
     tail.loglog(report.tail_levels, report.tail_shares, color="C1", lw=2, label="noise, all active coordinates")
-    # A normal variable's mean absolute value is the root of 2 / pi.
-    gaussian = scipy.special.ndtri(1 - report.tail_shares[1:] / 2) / np.sqrt(2 / np.pi)
+    gaussian = scipy.special.ndtri(1 - report.tail_shares[1:] / 2) / SIGN_SLOPE  # a normal variable's mean absolute value
     tail.loglog(gaussian, report.tail_shares[1:], "k:", label="Gaussian")
     tail.set(title=f"Tail, index {report.whole.tail_index:.2g}", xlabel="|noise| / mean |noise|", ylabel="share above")
     tail.set(xlim=(0.3, None), ylim=(report.tail_shares[-1], 1.2))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..estimation import Stationary, StationaryErrors
+from ..estimation import Stationary
 from ..theory import Law
 
 _LISTED = 3
@@ -12,17 +12,6 @@ _BLIND = (
     "'stationary' above means: no trend in the means, R-hat below 1.05, no seed diverged. It cannot tell of what no seed has "
     "reached, as a well that none has left for it: start the seeds apart to look"
 )
-
-
-def extrapolate(coarse: Stationary, fine: Stationary) -> Stationary:
-    """The law at a solver step of zero, from runs of one SDE with `substeps` and twice as many (Talay and Tubaro, 1990).
-
-    The diagnostics are those of the finer run; the variance reductions are too.
-    """
-    names = ("mean", "covariance", "loss")
-    values = {n: 2 * getattr(fine, n) - getattr(coarse, n) for n in names}
-    errors = StationaryErrors(*(np.hypot(2 * getattr(fine.stderr, n), getattr(coarse.stderr, n)) for n in names))
-    return fine._replace(**values, stderr=errors, settled=coarse.settled and fine.settled)
 
 
 def stationary_table(laws: Mapping[str, Stationary], forms: Mapping[str, Law], notes: Sequence[str] = ()) -> str:

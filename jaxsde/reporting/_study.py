@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._extras import require
-from ..experiments import Panel, Study
+from ..studies import Panel, Study
 
 _COLUMNS = 4
 

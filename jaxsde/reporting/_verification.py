@@ -1,6 +1,6 @@
 """Outcomes of checks, one line each."""
 
-from ..verification import Outcome, Verdict, Verification
+from ..studies import Outcome, Verdict, Verification
 
 
 def verification_line(outcome: Outcome) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import _checks
+from .._moments import merge_moments
 
 
 class AbstractReducer(eqx.Module):
@@ -98,19 +99,11 @@ class Moments(AbstractReducer):
         return self.merge(stats, _MomentSums(count, mean, self._sum_of_products(deviations)))
 
     def merge(self, a: _MomentSums, b: _MomentSums) -> _MomentSums:
-        # Chan, Golub and LeVeque's update, which loses no digits to large means.
-        count = a.count + b.count
-        share = (b.count / jnp.maximum(count, 1)).astype(a.mean.dtype)
-        shift = b.mean - a.mean
-        between = a.count.astype(a.mean.dtype) * share * self._product(shift)
-        return _MomentSums(count, a.mean + share * shift, a.deviations + b.deviations + between)
+        return _MomentSums(a.count + b.count, *merge_moments(*a, *b))
 
     def result(self, stats: _MomentSums, ts: Float[Array, " n"], shape: PyTree, seeds: int) -> "MomentStatistics":
         mean = jnp.where(stats.count[..., None] > 0, stats.mean, jnp.nan)
         return MomentStatistics(ts, stats.count, mean, stats.deviations, shape)
-
-    def _product(self, shift: Array) -> Array:
-        return jnp.outer(shift, shift) if self.covariance else shift * shift
 
     def _sum_of_products(self, deviations: Array) -> Array:
         if self.covariance:
@@ -204,6 +197,10 @@ class SampleStatistics(eqx.Module):
     values: PyTree[Float[Array, "n seeds ..."]]
 
 
+def _as_groups(groups: int) -> int:
+    return _checks.count("groups", groups, least=2)
+
+
 class Jackknife(AbstractReducer):
     """A reducer kept for `groups` groups of seeds, so that any function of its statistics gets a standard error.
 
@@ -216,13 +213,11 @@ class Jackknife(AbstractReducer):
     """
 
     reducer: Moments
-    groups: int = eqx.field(static=True)
+    groups: int = eqx.field(static=True, default=40, converter=_as_groups)
     weak: ClassVar[bool] = True
 
-    def __init__(self, reducer: Moments, groups: int = 40):
-        _checks.instance("reducer", reducer, Moments, "jaxsde.Moments()")
-        self.reducer = reducer
-        self.groups = _checks.count("groups", groups, least=2)
+    def __check_init__(self):
+        _checks.instance("reducer", self.reducer, Moments, "jaxsde.Moments()")
 
     @property
     def multiple(self) -> int:

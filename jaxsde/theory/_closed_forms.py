@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
+from .._special import SIGN_SLOPE
 from .._typing import ArrayLike
-
-_SLOPE = np.sqrt(2 / np.pi)
 
 
 class DiagonalLaw(NamedTuple):
@@ -43,7 +42,7 @@ def lemma_3_7(x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate
     0.0062417
     """
     x0, lam, sigma, eta, t = _checked(x0, hessian, scale, learning_rate, ts)
-    a, b = _SLOPE * lam / sigma, eta / np.pi * lam**2 / sigma**2
+    a, b = SIGN_SLOPE * lam / sigma, eta / np.pi * lam**2 / sigma**2
     m, mean = jnp.exp(-2 * (a + b) * t), jnp.exp(-a * t)
     return DiagonalLaw(mean * x0, (m - mean**2) * x0**2 + eta / (2 * (a + b)) * (1 - m))
 

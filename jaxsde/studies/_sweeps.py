@@ -1,4 +1,4 @@
-"""How rates and asymptotic losses depend on the noise: sweeps that checks and pictures share."""
+"""How rates and asymptotic losses depend on the noise: measurements that statements judge and experiments show."""
 
 import functools
 from collections.abc import Callable
@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from .._special import SIGN_SLOPE
 from ..estimation import convergence_rate
 from ..optimizers import SGD, Adam, AdamW, SignSGD
 from ..problems import Gaussian, Problem, Quadratic, StudentT
 from ..simulation import Jackknife, Moments, simulate
+from ._experiment import Study
 from ._measure import key, settled
+from ._panels import Curve, Panel
 from ._statement import Budget
 
 
@@ -27,12 +30,9 @@ class Sweep(NamedTuple):
     """Quantities against the noise scale."""
 
     title: str
-    ylabel: str
+    quantity: str
     scales: np.ndarray
     series: dict[str, Series]
-
-
-_SLOPE = np.sqrt(2 / np.pi)
 
 
 @functools.cache
@@ -40,7 +40,7 @@ def rates(factor: float) -> Sweep:
     """The exponential rate of the loss in SignSGD's Phase 3 and of SGD's loss, on f = x^2 / 2 from x0 = 0.4 sigma."""
     scales = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
     runs = {
-        "SignSGD, Phase 3": (SignSGD(1e-3), lambda s: 2 * _SLOPE / s),
+        "SignSGD, Phase 3": (SignSGD(1e-3), lambda s: 2 * SIGN_SLOPE / s),
         "SGD": (SGD(1e-3), lambda s: 2 + 0 * s),
     }
     series = {}
@@ -55,7 +55,7 @@ def _rate(opt: Any, scale: float, expected: float, seeds: int, number: int) -> t
     problem = Problem(Quadratic([1.0]), Gaussian(scale))
     # Down to a fifth of the start, before the floor matters; its known size is taken off.
     steps = round(1.6 / expected / float(opt.rate) / 20) * 20
-    floor = 0.25 * float(opt.rate) * {SignSGD: np.sqrt(np.pi / 2) * scale, SGD: scale**2}[type(opt)]
+    floor = 0.25 * float(opt.rate) * {SignSGD: 1 / SIGN_SLOPE * scale, SGD: scale**2}[type(opt)]
     x0 = jnp.array([0.4 * scale])
     run = simulate(
         opt.chain(problem), x0, steps=steps, every=steps // 20, seeds=seeds, key=key(number), progress=False,
@@ -70,7 +70,7 @@ def losses(factor: float) -> Sweep:
     """Asymptotic losses of SignSGD and SGD on f = x^2 / 2, Gaussian noise, and of SignSGD under Cauchy noise."""
     scales, rate = np.array([0.5, 1.0, 2.0, 4.0, 8.0]), 0.02
     runs = {
-        "SignSGD": (SignSGD(rate), Gaussian, lambda s: rate / 4 * s / _SLOPE),
+        "SignSGD": (SignSGD(rate), Gaussian, lambda s: rate / 4 * s / SIGN_SLOPE),
         "SGD": (SGD(rate), Gaussian, lambda s: rate / 4 * s**2),
         "SignSGD, Cauchy noise": (SignSGD(rate), lambda s: StudentT(1.0, s), lambda s: rate / 4 * s / (2 / np.pi)),
     }
@@ -103,3 +103,21 @@ def decays(factor: float) -> Sweep:
             found.append((0.5 * float(law.covariance[0, 0]), 0.5 * float(law.stderr.covariance[0, 0])))
         series[name] = Series(*np.array(found).T, theory=curve)
     return Sweep(f"Weight decay under noise, theta = {theta:g}", "asymptotic expected loss", scales, series)
+
+
+def sweep_study(sweep: Sweep) -> Study:
+    """The sweep as a table and a picture, theory drawn in."""
+    rows: list[tuple[str | float, ...]] = []
+    curves = []
+    fine = np.geomspace(sweep.scales[0], sweep.scales[-1], 60)
+    for i, (name, series) in enumerate(sweep.series.items()):
+        expected = series.theory(sweep.scales)
+        for sigma, value, error, form in zip(sweep.scales, series.values, series.stderr, expected, strict=True):
+            rows.append((name, float(sigma), float(value), float(error), float(form), 100 * float(value / form - 1)))
+        curves += [
+            Curve(f"{name}: simulated", sweep.scales, series.values, 5 * series.stderr, color=f"C{i}"),
+            Curve(f"{name}: theory", fine, series.theory(fine), color=f"C{i}"),
+        ]
+    panel = Panel(sweep.title, "noise $\\sigma$", sweep.quantity, curves, xscale="log", bars=True)
+    header = ("optimizer", "sigma", sweep.quantity, "s.e.", "theory", "off %")
+    return Study(sweep.title, header, rows, [panel], ["error bars: 5 standard errors"])

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import _adaptive, _malladi, _phases, _scaling, _schedules, _sgd, _sign_sgd  # noqa: F401  (each registers its statements)
+from . import _statements  # noqa: F401  (registers them)
 from ._statement import STATEMENTS, Budget, Finding, Statement, Verdict
 
 QUICK = 0.1
@@ -59,7 +59,7 @@ def verify(only: str | None = None, *, quick: bool = False, report: Callable[[Ou
 
     **Raises:** `ValueError` for an unknown group.
 
-    >>> from jaxsde.verification import groups
+    >>> from jaxsde.studies import groups
     >>> "sign_sgd" in groups()
     True
     """

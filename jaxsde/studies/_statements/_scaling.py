@@ -5,10 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .. import theory
-from ..optimizers import SGD, Adam, AdamW, RMSpropW, SignSGD
-from ._measure import along, quadratic, settled_covariance
-from ._statement import Budget, Finding, Verdict, equal, statement
+from ... import theory
+from ...optimizers import SGD, Adam, AdamW, RMSpropW, SignSGD
+from .._measure import along, quadratic, settled_covariance
+from .._statement import Budget, Finding, Verdict, equal, statement
 
 _SEEDS = 500
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import jaxsde as js
-from jaxsde.verification import Verdict
-from jaxsde.verification._statement import STATEMENTS, below, equal, exponent, first_order
+from jaxsde.studies import Series, Sweep, Verdict, sweep_study
+from jaxsde.studies._statement import STATEMENTS, below, equal, exponent, first_order
 
 
 def test_the_quick_selection_comes_out_as_known(tmp_path):
@@ -23,6 +23,22 @@ def test_there_are_enough_statements_and_none_twice():
     assert len(STATEMENTS) >= 40
     assert len({s.name for s in STATEMENTS}) == len(STATEMENTS)
     assert {s.section for s in STATEMENTS} >= set(range(2, 10))
+
+
+def test_experiments_name_the_statements_that_judge_them():
+    named = [name for experiment in js.studies.EXPERIMENTS.values() for name in experiment.statements]
+    assert len(named) > 15 and len(set(named)) == len(named)
+    assert set(named) <= {s.name for s in STATEMENTS}
+
+
+def test_a_sweep_is_shown_with_its_theory():
+    scales = np.array([1.0, 4.0])
+    sweep = Sweep("A sweep", "loss", scales, {"SGD": Series(np.array([2.2, 8.0]), np.array([0.1, 0.2]), lambda s: 2 * s)})
+    study = sweep_study(sweep)
+    np.testing.assert_allclose([row[1:] for row in study.rows], [(1, 2.2, 0.1, 2, 10), (4, 8, 0.2, 8, 0)], atol=1e-12)
+    simulated, theory = study.panels[0].curves
+    np.testing.assert_allclose(simulated.spread, [0.5, 1.0])
+    np.testing.assert_allclose(theory.y, 2 * theory.x)
 
 
 def test_an_unknown_group_is_named():

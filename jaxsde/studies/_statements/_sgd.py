@@ -5,11 +5,11 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from .. import theory
-from ..estimation import WeakError, weak_error
-from ..optimizers import SGD
-from ._measure import HESSIAN, START, along, coupled, end, key, plain_covariance, quadratic, settled_covariance, settled_loss
-from ._statement import Budget, Finding, Verdict, below, equal, exponent, first_order, statement
+from ... import theory
+from ...estimation import WeakError, weak_error
+from ...optimizers import SGD
+from .._measure import HESSIAN, START, along, coupled, end, key, plain_covariance, quadratic, settled_covariance, settled_loss
+from .._statement import Budget, Finding, Verdict, below, equal, exponent, first_order, statement, weak_order
 
 _LI = "SDE of order 1 (Li, Tai, E 2019)"
 _LINEAR = Verdict.HOLDS_TO_FIRST_ORDER
@@ -85,9 +85,7 @@ def _orders(model: str, factor: float) -> WeakError:
 
 
 def _order(run: WeakError, claimed: float) -> Finding:
-    error = run["x[0]"]
-    note = f"constant {error.order.constant:.3g}; local slopes {np.round(error.order.local, 2).tolist()}"
-    return exponent(claimed, run.learning_rates, np.abs(error.modelling), error.modelling_stderr, 0.15, note)
+    return weak_order(claimed, run.learning_rates, run["x[0]"], 0.15)
 
 
 @statement("sgd", 2, _LI, "weak error of the SDE = C eta")

@@ -1,13 +1,13 @@
-"""Measurements that several checks share."""
+"""Measurements that several statements share."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..estimation import Stationary, expectations, stationary
+from ..estimation import Stationary, expectations, extrapolate_law, stationary
+from ..optimizers import SignSGD
 from ..problems import Gaussian, Problem, Quadratic
 from ..processes import SDE, Chain
 from ..simulation import Moments, simulate
@@ -71,12 +71,38 @@ def plain_covariance(process: Chain | SDE, x0: Any, *, steps: int, seeds: int, n
     return c, np.sqrt((np.outer(np.diag(c), np.diag(c)) + c**2) / (seeds - 1))
 
 
+class SignMoments(NamedTuple):
+    """Mean and covariance of the sign of a stochastic gradient, with standard errors."""
+
+    mean: np.ndarray
+    mean_stderr: np.ndarray
+    covariance: np.ndarray
+    covariance_stderr: np.ndarray
+
+
+def sign_moments(problem: Problem, x0: Any, seeds: int, number: int) -> SignMoments:
+    """Moments of the sign of one stochastic gradient, from one step of SignSGD's chain."""
+    x0 = jnp.asarray(x0, float)
+    run = simulate(
+        SignSGD(1.0).chain(problem), x0, steps=1, seeds=seeds, key=key(number), progress=False,
+        observe={"sign": lambda x: x0 - x}, reduce=Moments(covariance=True),
+    )["sign"]  # fmt: skip
+    mean, covariance = np.asarray(run.mean, float)[-1], np.asarray(run.covariance, float)[-1]
+    # The fourth moments of centred signs, from the squares of signs being 1.
+    a = mean**2
+    fourth = np.add.outer(-a, -a) + 1 - 3 * np.outer(a, a) + 4 * np.outer(mean, mean) * (covariance + np.outer(mean, mean))
+    errors = np.sqrt(np.maximum(fourth - covariance**2, 1e-12) / seeds)
+    return SignMoments(mean, np.sqrt(np.diag(covariance) / seeds), covariance, errors)
+
+
 def settled(
     process: Chain | SDE, x0: Any, *, seeds: int, number: int, substeps: int = 1, steps: int | None = None
 ) -> Stationary:
     """The stationary law, by control variates where there are any."""
     x0 = jnp.asarray(x0, float)
-    return stationary(process, x0, key=key(number), seeds=seeds, substeps=substeps, steps=steps, kept=64, progress=False)
+    return stationary(
+        process, x0, key=key(number), seeds=seeds, substeps=substeps, steps=steps, diagnostic_seeds=64, progress=False
+    )
 
 
 def along(
@@ -89,27 +115,19 @@ def along(
     )
 
 
-def extrapolated(measure: Callable[[int], Measured], substeps: int) -> Measured:
-    """A measurement at `substeps` and twice as many solver steps, extrapolated to a step of zero (Talay and Tubaro)."""
-    (coarse, rough), (fine, sharp) = measure(substeps), measure(2 * substeps)
-    return 2 * np.asarray(fine) - np.asarray(coarse), np.hypot(2 * np.asarray(sharp), np.asarray(rough))
-
-
 def settled_covariance(process: Chain | SDE, x0: Any, *, seeds: int, number: int, substeps: int = 4) -> Measured:
     """The stationary covariance and its standard errors; an SDE's extrapolated to a solver step of zero."""
-
-    def measure(n: int) -> Measured:
-        law = settled(process, x0, seeds=seeds, number=number, substeps=n)
-        return law.covariance, law.stderr.covariance
-
-    return measure(1) if isinstance(process, Chain) else extrapolated(measure, substeps)
+    law = _limit(process, x0, seeds, number, substeps)
+    return law.covariance, law.stderr.covariance
 
 
 def settled_loss(process: Chain | SDE, x0: Any, *, seeds: int, number: int, substeps: int = 4) -> Measured:
     """The stationary loss and its standard error; an SDE's extrapolated to a solver step of zero."""
+    law = _limit(process, x0, seeds, number, substeps)
+    return law.loss, law.stderr.loss
 
-    def measure(n: int) -> Measured:
-        law = settled(process, x0, seeds=seeds, number=number, substeps=n)
-        return law.loss, law.stderr.loss
 
-    return measure(1) if isinstance(process, Chain) else extrapolated(measure, substeps)
+def _limit(process: Chain | SDE, x0: Any, seeds: int, number: int, substeps: int) -> Stationary:
+    refinements = (1,) if isinstance(process, Chain) else (substeps, 2 * substeps)
+    laws = [settled(process, x0, seeds=seeds, number=number, substeps=n) for n in refinements]
+    return extrapolate_law(*laws) if len(laws) == 2 else laws[0]

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._special import SIGN_SLOPE
 from ..simulation import Ensemble
 
 CHANCE = (
@@ -30,6 +31,6 @@ def gap_between(chain: Ensemble, model: Ensemble) -> Gap:
     ours, theirs = (np.asarray(run["loss"].mean, float) for run in (chain, model))
     spread, other = (float(np.mean(np.sqrt(np.asarray(run["loss"].variance, float)[1:]))) for run in (chain, model))
     gap = float(np.mean(np.abs(theirs - ours)[1:]))
-    # The mean absolute difference of two means with this standard deviation.
-    chance = np.sqrt(2 / np.pi) * np.sqrt(1 / chain.seeds + (1 / model.seeds if model.seeds > 1 else 0))
+    # The mean absolute value of a normal variable, times the standard deviation of the difference of two means.
+    chance = SIGN_SLOPE * np.sqrt(1 / chain.seeds + (1 / model.seeds if model.seeds > 1 else 0))
     return Gap(gap / spread, float(chance), gap / float(ours[0] - ours.min()), other / spread if model.seeds > 1 else 0.0)

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import data, networks, theory
-from .._tree import flat
-from ..estimation import noise_report
-from ..optimizers import SGD, AdamW, RMSprop, SignSGD, svag
-from ..problems import Gaussian, Problem
-from ..simulation import Ensemble, Samples, simulate
-from ._experiment import Scale, Study
-from ._gap import CHANCE, gap_between
-from ._panels import Curve, Panel, curve
+from ... import data, networks, theory
+from ..._tree import flat
+from ...estimation import noise_report
+from ...optimizers import SGD, AdamW, RMSprop, SignSGD, svag
+from ...problems import Gaussian, Problem
+from ...simulation import Ensemble, Samples, simulate
+from .._experiment import Scale, Study
+from .._gap import CHANCE, gap_between
+from .._panels import Curve, Panel, curve
 
 # What an optimizer is compared with looks the same in every panel.
 _LINES = {

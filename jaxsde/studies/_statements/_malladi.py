@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..optimizers import Adam, RMSprop
-from ._measure import end, quadratic, settled_covariance
-from ._statement import Budget, Finding, Verdict, equal, statement
+from ...optimizers import Adam, RMSprop
+from .._measure import end, quadratic, settled_covariance
+from .._statement import Budget, Finding, Verdict, equal, statement
 
 _MALLADI = "Malladi et al. 2022"
 

@@ -5,12 +5,12 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from .. import theory
-from ..estimation import WeakError, weak_error
-from ..optimizers import Adam, AdamW, RMSprop, RMSpropW
-from . import _sweeps
-from ._measure import Measured, along, coupled, end, key, quadratic, settled_covariance
-from ._statement import Budget, Finding, Verdict, below, equal, exponent, first_order, statement
+from ... import theory
+from ...estimation import WeakError, weak_error
+from ...optimizers import Adam, AdamW, RMSprop, RMSpropW
+from .. import _sweeps
+from .._measure import Measured, along, coupled, end, key, quadratic, settled_covariance
+from .._statement import Budget, Finding, Verdict, below, equal, first_order, statement, weak_order
 
 _LINEAR = Verdict.HOLDS_TO_FIRST_ORDER
 # Decays that keep their time scale as the learning rate changes: one minus them over the learning rate.
@@ -101,6 +101,7 @@ def stationary_covariance_of_adam(budget: Budget) -> Finding:
     return first_order(0.01, lambda rate: rate / 2 * 1.5 * np.diag([1.0, 0.5]), measure)
 
 
+@functools.cache
 def _c57(b1: float, budget: Budget, number: int) -> tuple[float, float, Measured]:
     """Lemma C.57's variance, the corrected one, and the measured one, at lambda = sigma = 1, eta = 5e-3, theta = 1/2."""
     rate, theta, problem = 5e-3, 0.5, quadratic([1.0], 1.0)
@@ -213,9 +214,7 @@ def _orders(optimizer: str, model: str, factor: float) -> WeakError:
 
 
 def _order(run: WeakError, claimed: float, name: str) -> Finding:
-    error = run[name]
-    note = f"constant {error.order.constant:.3g}; local slopes {np.round(error.order.local, 2).tolist()}"
-    return exponent(claimed, run.learning_rates, np.abs(error.modelling), error.modelling_stderr, 0.3, note)
+    return weak_order(claimed, run.learning_rates, run[name], 0.3)
 
 
 @statement("rmsprop", 8, "RMSprop's SDE", "weak error C eta at rho = (1 - beta) / eta constant")

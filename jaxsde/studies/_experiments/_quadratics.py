@@ -1,17 +1,17 @@
-"""Claims about quadratics: SignSGD's phases, stationary laws, heavy tails, schedules, weight decay in noise."""
+"""Claims about quadratics: SignSGD's phases, stationary laws, heavy tails, schedules."""
 
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from .. import theory, verification
-from ..estimation import stationary
-from ..optimizers import SGD, Adam, AdamW, RMSprop, RMSpropW, SignSGD
-from ..problems import Gaussian, Problem, Quadratic, StudentT
-from ..simulation import Samples, simulate
-from ._experiment import Scale, Study
-from ._panels import Curve, Panel, curve
+from ... import theory
+from ...estimation import fit_slope, stationary
+from ...optimizers import SGD, Adam, AdamW, RMSprop, RMSpropW, SignSGD
+from ...problems import Gaussian, Problem, Quadratic, StudentT
+from ...simulation import Samples, simulate
+from .._experiment import Scale, Study
+from .._panels import Curve, Panel, curve
 
 _HESSIAN = (1.0, 2.0)
 
@@ -159,12 +159,12 @@ def schedules_study(scale: Scale) -> Study:
             form = np.asarray(theory.schedule_moments(opt, problem, jnp.array([0.5]), ts).loss, float)
             verdict = theory.power_verdict(kind(rate), problem, power)
             late = slice(len(ts) // 4, None)
-            slope = float(np.polyfit(np.log(ts[late] + 1), np.log(loss[late]), 1)[0])
+            found = fit_slope(np.log(ts[late] + 1), np.log(loss[late]))
             error = float(np.asarray(run["loss"].stderr)[-1])
             said = f"{-verdict.exponent:.3g}" if verdict.converges else "none"
             off = 100 * (loss[-1] / form[-1] - 1)
             converges = "yes" if verdict.converges else "no"
-            rows.append((kind.__name__, power, converges, loss[-1], error, form[-1], off, slope, said))
+            rows.append((kind.__name__, power, converges, loss[-1], error, form[-1], off, found, said))
             curves += [
                 Curve(f"$\\nu$ = {power:g}", ts + 1, loss, color=f"C{j}"),
                 Curve(f"$\\nu$ = {power:g}, closed form", ts + 1, form, style=":", color=f"C{j}"),
@@ -175,23 +175,3 @@ def schedules_study(scale: Scale) -> Study:
         "exponent: the slope of log loss against log(t + 1) over the last three quarters; SignSGD's closed form is Phase 3's"
     ]
     return Study("Schedules (t + 1)^-nu", header, rows, panels, notes)
-
-
-def decay_study(scale: Scale) -> Study:
-    """AdamW's asymptotic loss stays bounded as noise grows, that of Adam with coupled decay does not."""
-    sweep = verification.decays(scale.pick(0.2, 1.0))
-    header = ("optimizer", "sigma", "asymptotic loss", "s.e.", "theory", "off %")
-    rows: list[tuple[str | float, ...]] = []
-    curves = []
-    fine = np.geomspace(sweep.scales[0], sweep.scales[-1], 60)
-    for i, (name, series) in enumerate(sweep.series.items()):
-        expected = series.theory(sweep.scales)
-        for sigma, value, error, form in zip(sweep.scales, series.values, series.stderr, expected, strict=True):
-            rows.append((name, float(sigma), float(value), float(error), float(form), 100 * float(value / form - 1)))
-        curves += [
-            Curve(f"{name}: simulated", sweep.scales, series.values, 5 * series.stderr, color=f"C{i}"),
-            Curve(f"{name}: theory", fine, series.theory(fine), color=f"C{i}"),
-        ]
-    panel = Panel(sweep.title, "noise $\\sigma$", sweep.ylabel, curves, xscale="log", bars=True)
-    notes = ["error bars: 5 standard errors"]
-    return Study("Weight decay in noise: decoupled and coupled", header, rows, [panel], notes)

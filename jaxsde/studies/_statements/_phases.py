@@ -4,11 +4,10 @@ from math import erf
 
 import numpy as np
 
-from .. import theory
-from ..optimizers import SignSGD
-from ._measure import along, quadratic
-from ._sign_sgd import _one_step
-from ._statement import Budget, Finding, Verdict, below, equal, statement
+from ... import theory
+from ...optimizers import SignSGD
+from .._measure import along, quadratic, sign_moments
+from .._statement import Budget, Finding, Verdict, below, equal, statement
 
 _LEMMA = "Lemma 3.4"
 _UNIT = [1.0, 1.0, 1.0]
@@ -16,7 +15,7 @@ _UNIT = [1.0, 1.0, 1.0]
 
 def _noise_power(y: np.ndarray, seeds: int, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean and variance of the sign of a gradient with |Y| as given, Gaussian noise of unit variance."""
-    mean, stderr, covariance, errors = _one_step(quadratic(_UNIT, 1.0), np.sqrt(2) * y, seeds, number)
+    mean, stderr, covariance, errors = sign_moments(quadratic(_UNIT, 1.0), np.sqrt(2) * y, seeds, number)
     return mean, stderr, np.diag(covariance), np.diag(errors)
 
 

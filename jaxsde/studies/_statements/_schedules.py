@@ -5,11 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .. import theory
-from ..optimizers import SGD, SignSGD
-from ..problems import Problem, Quadratic, StudentT
-from ._measure import along, quadratic
-from ._statement import Budget, Finding, below, equal, exponent, statement
+from ... import theory
+from ...optimizers import SGD, SignSGD
+from ...problems import Problem, Quadratic, StudentT
+from .._measure import along, quadratic
+from .._statement import Budget, Finding, below, equal, exponent, statement
 
 _SECTION = "Lemmas on schedulers"
 

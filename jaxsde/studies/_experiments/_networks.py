@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from .. import data, networks
-from .._tree import flat
-from ..estimation import NoiseReport, noise_report
-from ..optimizers import Adam, AdamW, RMSprop, RMSpropW, SignSGD
-from ..problems import Gaussian, MeanLoss, MiniBatch, Problem
-from ..simulation import simulate
-from ._experiment import Scale, Study
-from ._gap import CHANCE, gap_between
-from ._panels import Panel, curve
+from ... import data, networks
+from ..._tree import flat
+from ...estimation import NoiseReport, noise_report
+from ...optimizers import Adam, AdamW, RMSprop, RMSpropW, SignSGD
+from ...problems import Gaussian, MeanLoss, MiniBatch, Problem
+from ...simulation import simulate
+from .._experiment import Scale, Study
+from .._gap import CHANCE, gap_between
+from .._panels import Panel, curve
 
 _MODELS = {"compagnoni": "paper", "malladi": "malladi", "ode": "ode"}
 

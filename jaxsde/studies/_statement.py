@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..estimation import FunctionError, slope_weights
+
 # How many standard errors a deviation must exceed to count, and how precise a measurement must be to decide.
 _SIGMAS, _PRECISION = 5.0, 0.05
 
@@ -132,14 +134,17 @@ def exponent(claimed: float, x: Any, y: Any, stderr: Any, tolerance: float = 0.0
     `tolerance`, what corrections to the power law may do over the range of `x`."""
     x = np.asarray(x, float)
     y, _, _, error = _aligned(y, y, stderr, 1e-6)
-    log_x, log_y, weight = np.log(x), np.log(y), (y / error) ** 2
-    weight = weight / weight.sum()
-    centre = np.sum(weight * log_x)
-    slopes = weight * (log_x - centre) / np.sum(weight * (log_x - centre) ** 2)
-    slope, spread = float(np.sum(slopes * log_y)), float(np.sqrt(np.sum((slopes * error / y) ** 2)))
+    weights = slope_weights(np.log(x), (y / error) ** 2)
+    slope, spread = float(weights @ np.log(y)), float(np.sqrt(np.sum((weights * error / y) ** 2)))
     close = abs(slope - claimed) <= _SIGMAS * spread + tolerance
     verdict = Verdict.FAILS if not close else Verdict.HOLDS if _SIGMAS * spread <= 4 * tolerance else Verdict.UNDECIDED
     return Finding(claimed, slope, spread, verdict, f"{note}; fitted exponent, ± {tolerance:g} allowed".strip("; "))
+
+
+def weak_order(claimed: float, rates: np.ndarray, error: FunctionError, tolerance: float) -> Finding:
+    """Whether the error of an SDE is a multiple of the learning rate to the claimed power."""
+    note = f"constant {error.order.constant:.3g}; local slopes {np.round(error.order.local, 2).tolist()}"
+    return exponent(claimed, rates, np.abs(error.modelling), error.modelling_stderr, tolerance, note)
 
 
 def _aligned(a: Any, b: Any, stderr: Any, rounding: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

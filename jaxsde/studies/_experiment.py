@@ -42,10 +42,12 @@ class Study(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """A claim and how it is tried."""
+    """A claim and what shows it."""
 
     name: str
     claim: str
     minutes: float
     """What the full one takes on two cores."""
     run: Callable[[Scale], Study]
+    statements: tuple[str, ...] = ()
+    """The statements that judge the claim, by their names: there `verify` comes to verdicts, here one sees what happens."""
