@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
+from .._linalg import matmul
 from .._typing import ArrayLike
 from ..optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, SignSGD
 from ..problems import Gaussian, Problem
@@ -180,6 +181,6 @@ def check_noise(s: Setting) -> None:
 
 def chord(s: Setting, x0: Array) -> Array:
     """The slope of the chord of the mean sign, from 0 to the largest normalised gradient at the start."""
-    gradient = s.dense_hessian @ (x0 - s.minimum)
+    gradient = matmul(s.dense_hessian, x0 - s.minimum)
     largest = jnp.maximum(jnp.max(jnp.abs(gradient) / s.scale), np.sqrt(2.0))
     return jnp.max(s.law.mean_sign(largest * s.scale, x0)) / largest

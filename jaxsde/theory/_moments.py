@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
+from .._linalg import einsum, matmul
 from .._typing import ArrayLike
 from ..optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, SignSGD
 from ..problems import Problem
@@ -63,7 +64,7 @@ def moments(opt: AbstractOptimizer, problem: Problem, x0: ArrayLike, ts: ArrayLi
     if isinstance(opt, SignSGD):
         return _law(s, *_sign_sgd_transient(s, problem.noise.independent, x0, ts))
     systems, d = _systems(opt, s)
-    gradient = s.dense_hessian @ (x0 - s.minimum)
+    gradient = matmul(s.dense_hessian, x0 - s.minimum)
     start = _by_system(s, jnp.stack([x0, gradient]))[:, : systems.constant.shape[-1]]
     return _law(s, *_joined(_transients(systems, start, ts), d))
 
@@ -149,7 +150,7 @@ def _joined(moments: tuple[Array, Array], d: int) -> tuple[Array, Array]:
 
 def _system(opt: AbstractOptimizer, eta: Array, hessian: Array, noise: Array, minimum: Array) -> LinearSystem:
     """The linear SDE of the parameters (of the parameters and the mean gradient, for Adam)."""
-    pull = hessian @ minimum
+    pull = matmul(hessian, minimum)
     if isinstance(opt, SGD):
         return LinearSystem(hessian, pull, eta * noise)
     if not isinstance(opt, (RMSprop, RMSpropW, Adam, AdamW)):
@@ -158,7 +159,8 @@ def _system(opt: AbstractOptimizer, eta: Array, hessian: Array, noise: Array, mi
     inverse = jnp.diag(1 / (jnp.sqrt(jnp.diagonal(noise)) + opt.eps))
     decay = identity * (opt.weight_decay if isinstance(opt, (RMSpropW, AdamW)) else 0.0)
     if isinstance(opt, (RMSprop, RMSpropW)):
-        return LinearSystem(inverse @ hessian + decay, inverse @ pull, eta * inverse @ noise @ inverse)
+        kick = matmul(matmul(eta * inverse, noise), inverse)
+        return LinearSystem(matmul(inverse, hessian) + decay, matmul(inverse, pull), kick)
     rho = (1 - opt.b1) / eta
     nothing = jnp.zeros_like(hessian)
     return LinearSystem(
@@ -174,10 +176,10 @@ def with_power(responses: Any, drift: Any) -> Any:
     **Arguments:** `responses`: $R_i$, the second moment under unit noise in coordinate i alone, axes `(..., i, d, d)`;
     `drift`: $A$, shape `(..., d, d)`. Both of JAX, or both of NumPy.
     """
-    xp = np if isinstance(responses, np.ndarray) else jnp
-    power = xp.einsum("...aj,...ijk,...ak->...ai", drift, responses, drift)
+    xp, sums = (np, np.einsum) if isinstance(responses, np.ndarray) else (jnp, einsum)
+    power = sums("...aj,...ijk,...ak->...ai", drift, responses, drift)
     variance = xp.linalg.solve(xp.eye(drift.shape[-1], dtype=drift.dtype) + power, xp.ones_like(drift[..., :1]))
-    return xp.einsum("...i,...ijk->...jk", variance[..., 0], responses)
+    return sums("...i,...ijk->...jk", variance[..., 0], responses)
 
 
 def _sign_sgd_transient(s: Setting, independent: bool, x0: Array, ts: Array) -> tuple[Array, Array]:
@@ -187,7 +189,7 @@ def _sign_sgd_transient(s: Setting, independent: bool, x0: Array, ts: Array) -> 
     if independent:
         mean, covariance = _coupled_signs(drift, s.rate, x0 - s.minimum, ts)
         return mean + s.minimum, covariance
-    system = LinearSystem(drift[None], (drift @ s.minimum)[None], s.rate * sign_covariance(s, independent)[None])
+    system = LinearSystem(drift[None], matmul(drift, s.minimum)[None], s.rate * sign_covariance(s, independent)[None])
     return _joined(_transients(system, x0[None], ts), x0.shape[0])
 
 
@@ -222,10 +224,10 @@ def _coupled_signs(drift: Array, eta: Array, offset: Array, ts: Array) -> tuple[
 
     def field(y: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         one, mean, square, covariance = y
-        flow = drift @ square, drift @ covariance
-        power = jnp.diagonal((flow[0] + flow[1]) @ drift.T)
+        flow = matmul(drift, square), matmul(drift, covariance)
+        power = jnp.diagonal(matmul(flow[0] + flow[1], drift.T))
         kick = eta * jnp.diag(one - power)
-        return jnp.zeros_like(one), -drift @ mean, -flow[0] - flow[0].T, kick - flow[1] - flow[1].T
+        return jnp.zeros_like(one), matmul(-drift, mean), -flow[0] - flow[0].T, kick - flow[1] - flow[1].T
 
     def advance(y: Any, gap: Array) -> tuple[Any, tuple[Array, Array]]:
         y = exponential(field, y, gap, 2 * size + eta * size**2)
