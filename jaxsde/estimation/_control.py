@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _checks, _random
 from .._double import converted, double_precision, in_double
+from .._linalg import einsum
 from .._tree import cast, flat, is_sampler, shape_of, size
 from .._typing import Key
 from ..processes import SDE, Accompanied, Chain, Sighting, Tangent, TangentLaw
@@ -225,7 +226,7 @@ def _half_traces(function: Any, law: TangentLaw) -> Array:
     def one(mean: PyTree, covariance: Array) -> Array:
         vector, unravel = ravel_pytree(mean)
         hessian = jax.hessian(lambda v: flat(function(unravel(v))))(vector)
-        return 0.5 * jnp.einsum("kij,ij->k", hessian, covariance)
+        return 0.5 * einsum("kij,ij->k", hessian, covariance)
 
     return jax.vmap(one)(law.mean, law.covariance)
 
