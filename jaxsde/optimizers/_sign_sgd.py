@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ..problems import Problem, Signs, sign_deviation
+from ..problems import AbstractSignLaw, Problem, Signs, sign_deviation, sign_law
 from ..processes import SDE, Instant
 from ._base import AbstractOptimizer, LearningRate, as_rates, check_problem, itself, parameters
 
@@ -57,11 +57,11 @@ class SignSGD(AbstractOptimizer):
           relative to the reference rate.
         - `"ode"`: its drift alone.
 
-        **Raises:** `ValueError` for another model.
+        **Raises:** `ValueError` for another model, or noise whose signs have no law.
         """
         check_problem(problem)
         self.check_model(model)
-        noise = problem.noise
+        law = _sign_law(problem)
         return SDE(
             statistics=eqx.Partial(_signs, problem),
             coefficients=eqx.Partial(_coefficients, self, model),
@@ -69,13 +69,17 @@ class SignSGD(AbstractOptimizer):
             from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
-            noise_like=noise.sign_increments_like,
-            innovation=eqx.Partial(_innovation, problem) if noise.independent else None,
+            noise_like=law.sign_increments_like,
+            innovation=eqx.Partial(_innovation, problem) if problem.noise.independent else None,
         )
 
 
+def _sign_law(problem: Problem) -> AbstractSignLaw:
+    return sign_law(problem.noise, "SignSGD's SDE")
+
+
 def _signs(problem: Problem, x: PyTree) -> Signs:
-    return problem.noise.signs(problem.gradient(x), x)
+    return _sign_law(problem).signs(problem.gradient(x), x)
 
 
 def _coefficients(sign_sgd: SignSGD, model: str, now: Instant, x: PyTree, signs: Signs) -> tuple[PyTree, Any]:
@@ -83,7 +87,7 @@ def _coefficients(sign_sgd: SignSGD, model: str, now: Instant, x: PyTree, signs:
     drift = jax.tree.map(lambda s: -rate * s, signs.mean)
     if model == "ode":
         return drift, None
-    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sign_sgd.rate), signs.root)
+    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sign_sgd.rate), signs.sqrt_covariance)
 
 
 def _diffusion(scale: Array, root: Callable[[PyTree], PyTree], dw: PyTree) -> PyTree:
@@ -104,4 +108,4 @@ def _innovation(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
         return jnp.where(open_, (jnp.sign(g) - mean) / jnp.where(open_, deviation, 1), jnp.sign(g - f))
 
     mean_gradient = problem.gradient(x)
-    return jax.tree.map(standardised, gradient, mean_gradient, *problem.noise.sign_moments(mean_gradient, x))
+    return jax.tree.map(standardised, gradient, mean_gradient, *_sign_law(problem).sign_moments(mean_gradient, x))

@@ -52,13 +52,13 @@ class Chain(eqx.Module):
 
     def drive(self, step: Callable[[Any, Array, Any], Any], state: Any, start: Array, stop: Array, key: PRNGKeyArray) -> Any:
         """The state of whatever moves by `step(state, n, draw)` with the chain's gradients, which are drawn with `draw`."""
-        noise = self.problem.noise
-        period = noise.period
+        source = self.problem.noise.source
+        period = source.period
 
         def one(n: Array, state: Any, supply: Any, place: Array) -> Any:
-            return step(state, n, noise.take(supply, place))
+            return step(state, n, source.read_step(supply, place))
 
-        supply = lambda number: noise.supply(jax.random.fold_in(key, number))
+        supply = lambda number: source.draw_block(jax.random.fold_in(key, number))
         if period == 1:
             return jax.lax.fori_loop(start, stop, lambda n, state: one(n, state, supply(n), jnp.zeros_like(n)), state)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 
 from .. import _checks
 from ..optimizers import SignSGD
-from ..problems import AbstractIndependentNoise, Gaussian, Problem
+from ..problems import AbstractScaleFamily, Gaussian, Problem
 from ..processes import SDE, Instant
 
 _INNER, _OUTER = 1.0, 1.5
@@ -117,7 +117,7 @@ def phase_sde(opt: SignSGD, problem: Problem, phase: int) -> SDE:
     if phase not in (1, 3):
         raise ValueError(f"phase must be 1 or 3: Phase 2 has bounds of its drift only; got {phase!r}")
     noise = problem.noise
-    if not (noise.independent and (type(noise) is Gaussian or isinstance(noise, AbstractIndependentNoise))):
+    if not (noise.independent and (type(noise) is Gaussian or isinstance(noise, AbstractScaleFamily))):
         raise ValueError(f"phase_sde needs noise of constant law with independent coordinates, got {type(noise).__name__}")
     scale = noise.scale if phase == 3 else 1.0
     if _checks.is_concrete(scale) and not all(np.all(np.asarray(leaf) > 0) for leaf in jax.tree.leaves(scale)):
