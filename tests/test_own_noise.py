@@ -125,6 +125,19 @@ def test_what_a_law_does_not_give_is_named():
             type("Half", (AbstractNoise,), methods)()
 
 
+def test_signs_that_depend_on_each_other_take_a_covariance():
+    class Dependent(Coins):
+        @property
+        def independent_signs(self):
+            return False
+
+    sde = js.SignSGD(ETA).sde(_problem(Dependent()))
+    with pytest.raises(ValueError, match="Dependent's signs are not independent, and it has no method sign_covariance"):
+        sde.fields(0.0, jnp.ones(2))
+    for other in (Rotated, AbstractNoise):
+        assert "independent_signs" in type("Own", (other, AbstractSignLaw), {}).__abstractmethods__
+
+
 def test_noise_that_does_not_fit_the_parameters_is_refused():
     class Scalar(Multiplicative):
         def sample(self, params, key):

@@ -103,6 +103,11 @@ class AbstractIndependentNoise(AbstractNoise):
     def independent(self) -> bool:
         return True
 
+    @property
+    def independent_signs(self) -> bool:
+        """Whether the signs are independent of each other, as an [`AbstractSignLaw`][] has to say."""
+        return True
+
     def sqrt_covariance(self, params: PyTree) -> Callable[[PyTree], PyTree]:
         return eqx.Partial(multiply, jax.tree.map(jnp.sqrt, self.variance(params)))
 

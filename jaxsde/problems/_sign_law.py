@@ -25,8 +25,8 @@ class Signs(NamedTuple):
 class AbstractSignLaw(eqx.Module):
     """The law of the signs of a stochastic gradient, given the gradient.
 
-    A law gives `mean_sign` and `prob_nonzero`. By default the signs count as independent of each other; a law that knows
-    better says so in `independent_signs` and gives their `sign_covariance`.
+    A law gives `mean_sign` and `prob_nonzero`, and says whether the signs are independent of each other, as those of
+    [`AbstractIndependentNoise`][] are. Where they are not, it gives their `sign_covariance` as well.
     """
 
     @abc.abstractmethod
@@ -38,9 +38,9 @@ class AbstractSignLaw(eqx.Module):
         """Computes the probability that a coordinate is not 0, which is the mean square of its sign."""
 
     @property
+    @abc.abstractmethod
     def independent_signs(self) -> bool:
         """Whether the signs of the coordinates count as independent of each other."""
-        return True
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         """Computes the probability that a coordinate is negative."""
@@ -52,6 +52,8 @@ class AbstractSignLaw(eqx.Module):
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
         """Computes the covariance of the signs over the raveled coordinates."""
+        if not self.independent_signs:
+            raise ValueError(f"{type(self).__name__}'s signs are not independent, and it has no method sign_covariance")
         mean, nonzero = self.sign_moments(gradient, params)
         return jnp.diag(flat(jax.tree.map(lambda m, p: p - m * m, mean, nonzero)))
 
@@ -74,7 +76,7 @@ def sign_law(noise: Any, user: str) -> AbstractSignLaw:
     name = type(noise).__name__
     raise ValueError(
         f"{user} needs the law of the stochastic gradient's signs, and {name} has no method mean_sign: derive {name} from "
-        "jaxsde.problems.AbstractSignLaw as well, with the methods mean_sign and prob_nonzero"
+        "jaxsde.problems.AbstractSignLaw as well, with mean_sign, prob_nonzero and independent_signs"
     )
 
 
