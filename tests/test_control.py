@@ -1,4 +1,4 @@
-"""Control variates: exact where they claim to be, unbiased where the linear noise approximation is far off, and worth their cost."""
+"""Control variates: exact where they claim to be, unbiased where the approximation is far off, and worth their cost."""
 
 import jax
 import jax.numpy as jnp

@@ -56,7 +56,7 @@ def test_variance_root_and_covariance_are_those_of_the_data(count):
     np.testing.assert_allclose(noise.variance(params), np.diag(covariance), rtol=2e-5)
     like = noise.increments_like(params)
     assert like.shape == (count,)
-    root = np.asarray(jax.jacfwd(noise.root(params))(like), float)
+    root = np.asarray(jax.jacfwd(noise.sqrt_covariance(params))(like), float)
     np.testing.assert_allclose(root @ root.T, covariance, rtol=2e-4, atol=1e-5)
     # Signs as if the batch gradient were normal.
     gradient = np.array([0.3, -0.7, 0.1])
@@ -277,7 +277,7 @@ def test_a_shuffled_batch_has_the_covariance_of_drawing_without_replacement():
     claimed = np.asarray(problem.noise.covariance(w))
     assert np.all(np.abs(products.mean(axis=0) - claimed) < 5.5 * products.std(axis=0) / np.sqrt(draws))
     np.testing.assert_allclose(problem.noise.variance(w), np.diag(claimed), rtol=1e-4)
-    root = np.asarray(jax.jacfwd(problem.noise.root(w))(problem.noise.increments_like(w)), float)
+    root = np.asarray(jax.jacfwd(problem.noise.sqrt_covariance(w))(problem.noise.increments_like(w)), float)
     np.testing.assert_allclose(root @ root.T, claimed, rtol=1e-4, atol=1e-6)
 
 
@@ -325,7 +325,7 @@ def test_the_root_of_the_signs_covariance(shuffle):
     signs = noise.signs(gradient, w)
     like = noise.sign_increments_like(w)
     assert like.shape == (50,)
-    root = np.asarray(jax.jacfwd(signs.root)(like), float)
+    root = np.asarray(jax.jacfwd(signs.sqrt_covariance)(like), float)
     np.testing.assert_allclose(root @ root.T, noise.sign_covariance(gradient, w), atol=1e-6)
     np.testing.assert_allclose(signs.mean, noise.mean_sign(gradient, w), atol=1e-6)
 

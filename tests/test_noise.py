@@ -62,7 +62,7 @@ def test_sampled_noise_has_its_covariance():
         assert np.all(np.abs(g.mean(axis=0) - [1.0, 2.0]) < 5 * spread / np.sqrt(n))
         stderr = np.sqrt((np.outer(spread**2, spread**2) + want**2) / n)
         assert np.all(np.abs(np.cov(g.T) - want) < 5 * stderr)
-        np.testing.assert_allclose(np.asarray(noise.root(jnp.ones(2))(jnp.ones(2))).shape, (2,))
+        np.testing.assert_allclose(np.asarray(noise.sqrt_covariance(jnp.ones(2))(jnp.ones(2))).shape, (2,))
 
 
 @pytest.mark.parametrize("df", [1.0, 2.5, 8.0])

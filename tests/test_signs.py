@@ -34,7 +34,7 @@ def test_a_sign_is_zero_where_gradient_and_noise_are(noise):
     assert not covariance[2:].any() and not covariance[:, 2:].any()
     assert np.all(np.diag(covariance)[:2] > 0.5)
     signs = noise.signs(g, g)
-    root = np.asarray(jax.jacfwd(signs.root)(noise.sign_increments_like(g)))
+    root = np.asarray(jax.jacfwd(signs.sqrt_covariance)(noise.sign_increments_like(g)))
     np.testing.assert_allclose(root @ root.T, covariance, atol=1e-6)
 
 
@@ -78,7 +78,7 @@ def test_the_probability_of_a_batch_without_gradient_against_all_batches(shuffle
     mean = nonzero * (2 * scipy.stats.norm.cdf(center / spread) - 1)
     np.testing.assert_allclose(noise.mean_sign(g, w), mean, atol=1e-5)
     np.testing.assert_allclose(noise.prob_negative(g, w), nonzero * scipy.stats.norm.cdf(-center / spread), atol=1e-5)
-    deviation = np.asarray(noise.signs(g, w).root(jnp.ones(3)))
+    deviation = np.asarray(noise.signs(g, w).sqrt_covariance(jnp.ones(3)))
     np.testing.assert_allclose(deviation**2, nonzero - mean**2, atol=1e-5)
     np.testing.assert_allclose(noise.sign_covariance(g, w), np.diag(nonzero - mean**2), atol=1e-5)
 
@@ -110,7 +110,7 @@ def test_signs_of_rare_features_have_the_variance_of_drawn_batches(shuffle):
     nonzero = np.abs(signs).mean(axis=0)
     stderr = np.sqrt(nonzero * (1 - nonzero) / draws)
     assert np.all(np.abs(np.asarray(noise.prob_nonzero(g, w)) - nonzero) <= 5.5 * stderr)
-    claimed = np.asarray(noise.signs(g, w).root(jnp.ones(21))) ** 2
+    claimed = np.asarray(noise.signs(g, w).sqrt_covariance(jnp.ones(21))) ** 2
     # What the normal law gets wrong is the mean, of which the variance holds the square alone.
     assert np.all(np.abs(claimed - signs.var(axis=0)) <= 5.5 * stderr + 0.06 * nonzero)
     assert claimed[20] == 0 and noise.prob_negative(g, w)[20] == 0
@@ -138,7 +138,7 @@ def test_a_subset_that_has_none_of_a_features_examples():
     signs = problem.noise.signs(problem.gradient(w), w)
     q = 1 - (1 - 1 / 20) ** 4
     assert signs.mean[1] == pytest.approx(q, rel=1e-5)
-    assert float(signs.root(jnp.ones(2))[1]) == pytest.approx(np.sqrt(q - q * q), rel=1e-5)
+    assert float(signs.sqrt_covariance(jnp.ones(2))[1]) == pytest.approx(np.sqrt(q - q * q), rel=1e-5)
 
 
 def test_blank_pixels_have_finite_derivatives():
@@ -268,4 +268,4 @@ def test_a_batch_of_all_the_data_has_no_sign_where_its_gradient_is_0():
     assert float(gradient[0]) == 0
     for law in (noise.prob_nonzero, noise.prob_negative, noise.mean_sign):
         assert float(law(gradient, w)[0]) == 0
-    assert float(noise.signs(gradient, w).root(jnp.ones(1))[0]) == 0
+    assert float(noise.signs(gradient, w).sqrt_covariance(jnp.ones(1))[0]) == 0

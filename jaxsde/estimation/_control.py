@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _checks, _random
 from .._double import converted, double_precision, in_double
+from .._linalg import einsum
 from .._traced import shape_of, traced, with_traced
 from .._tree import cast, flat, is_sampler, size
 from .._typing import Key
@@ -250,7 +251,7 @@ def _half_traces(function: Any, law: LinearNoiseLaw) -> Array:
     def one(mean: PyTree, covariance: Array) -> Array:
         vector, unravel = ravel_pytree(mean)
         hessian = jax.hessian(lambda v: flat(function(unravel(v))))(vector)
-        return 0.5 * jnp.einsum("kij,ij->k", hessian, covariance)
+        return 0.5 * einsum("kij,ij->k", hessian, covariance)
 
     return jax.vmap(one)(law.mean, law.covariance)
 

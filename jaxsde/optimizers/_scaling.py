@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike
 
 from .. import _checks
 from .._clock import step_of
-from ..problems import AbstractIndependentNoise, Gaussian, Problem
+from ..problems import AbstractScaleFamily, Gaussian, Problem
 from ._adjusted import adjusted, roles_of
 from ._base import AbstractOptimizer, check_problem
 
@@ -92,7 +92,7 @@ def with_batch(problem: Problem, batch_ratio: ArrayLike) -> Problem:
         raise ValueError(f"a mean of {type(noise).__name__} noise without variance does not shrink as one over the root")
     if type(noise) is Gaussian and noise.matrix is not None:
         smaller: Any = Gaussian(covariance=noise.matrix / batch_ratio)
-    elif type(noise) is Gaussian or isinstance(noise, AbstractIndependentNoise):
+    elif type(noise) is Gaussian or isinstance(noise, AbstractScaleFamily):
         scale = jax.tree.map(lambda s: s / jnp.sqrt(batch_ratio), noise.scale)
         smaller = eqx.tree_at(lambda n: n.scale, noise, scale)
     else:

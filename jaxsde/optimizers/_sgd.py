@@ -92,7 +92,7 @@ def _statistics(problem: Problem, model: str, eta: Array, x: PyTree) -> _Statist
     if model == "second-order":
         along = jax.jvp(problem.gradient, (x,), (gradient,))[1]
         gradient = jax.tree.map(lambda g, h: g + 0.5 * eta * h, gradient, along)
-    return _Statistics(gradient, None if model == "ode" else problem.noise.root(x))
+    return _Statistics(gradient, None if model == "ode" else problem.noise.sqrt_covariance(x))
 
 
 def _coefficients(sgd: SGD, now: Instant, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:

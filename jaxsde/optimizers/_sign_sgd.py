@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .. import _checks
-from ..problems import AbstractIndependentNoise, Gaussian, Problem, Signs, sign_deviation
+from ..problems import AbstractScaleFamily, AbstractSignLaw, Gaussian, Problem, Signs, sign_deviation, sign_law
 from ..processes import SDE, Instant
 from ._base import AbstractOptimizer, LearningRate, as_rates, check_problem, itself, parameters
 from ._roles import Roles
@@ -71,12 +71,12 @@ class SignSGD(AbstractOptimizer):
         `jaxsde.theory.phase` tells which phase a point is in. Phase 2 has bounds for its drift only,
         `jaxsde.theory.phase_2_drift_bounds`.
 
-        **Raises:** `ValueError` for another model; for the models of the phases where the noise is not of constant law with
-        independent coordinates, and for `"phase-3"` where a coordinate has none.
+        **Raises:** `ValueError` for another model, or noise whose signs have no law; for the models of the phases where the
+        noise is not of constant law with independent coordinates, and for `"phase-3"` where a coordinate has none.
         """
         check_problem(problem)
         self.check_model(model)
-        noise = problem.noise
+        law = _sign_law(problem)
         if model == "phase-1":
             _check_phase(problem, model)
             statistics, coefficients = problem.gradient, eqx.Partial(_signal, self)
@@ -92,13 +92,17 @@ class SignSGD(AbstractOptimizer):
             state_from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
-            noise_like=noise.sign_increments_like,
-            whiten=eqx.Partial(_whiten, problem) if noise.independent else None,
+            noise_like=law.sign_increments_like,
+            whiten=eqx.Partial(_whiten, problem) if problem.noise.independent else None,
         )
 
 
+def _sign_law(problem: Problem) -> AbstractSignLaw:
+    return sign_law(problem.noise, "SignSGD's SDE")
+
+
 def _signs(problem: Problem, x: PyTree) -> Signs:
-    return problem.noise.signs(problem.gradient(x), x)
+    return _sign_law(problem).signs(problem.gradient(x), x)
 
 
 def _coefficients(sign_sgd: SignSGD, model: str, now: Instant, x: PyTree, signs: Signs) -> tuple[PyTree, Any]:
@@ -106,13 +110,13 @@ def _coefficients(sign_sgd: SignSGD, model: str, now: Instant, x: PyTree, signs:
     drift = jax.tree.map(lambda s: -rate * s, signs.mean)
     if model == "ode":
         return drift, None
-    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sign_sgd.rate), signs.root)
+    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sign_sgd.rate), signs.sqrt_covariance)
 
 
 def _check_phase(problem: Problem, model: str) -> None:
     """Raises where Lemma 3.4's idealisation has no meaning."""
     noise = problem.noise
-    if not (noise.independent and (type(noise) is Gaussian or isinstance(noise, AbstractIndependentNoise))):
+    if not (noise.independent and (type(noise) is Gaussian or isinstance(noise, AbstractScaleFamily))):
         raise ValueError(
             f"model={model!r} needs noise of constant law with independent coordinates, got {type(noise).__name__}"
         )
@@ -166,4 +170,4 @@ def _whiten(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:
         return jnp.where(open_, (jnp.sign(g) - mean) / jnp.where(open_, deviation, 1), jnp.sign(g - f))
 
     mean_gradient = problem.gradient(x)
-    return jax.tree.map(standardised, gradient, mean_gradient, *problem.noise.sign_moments(mean_gradient, x))
+    return jax.tree.map(standardised, gradient, mean_gradient, *_sign_law(problem).sign_moments(mean_gradient, x))

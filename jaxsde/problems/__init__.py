@@ -9,11 +9,14 @@ from ._losses import (
 )
 from ._mean_loss import MeanLoss as MeanLoss
 from ._minibatch import MiniBatch as MiniBatch
-from ._noise import (
-    AbstractIndependentNoise as AbstractIndependentNoise,
-    AbstractNoise as AbstractNoise,
+from ._noise import AbstractIndependentNoise as AbstractIndependentNoise, AbstractNoise as AbstractNoise
+from ._problem import Problem as Problem
+from ._scale_family import AbstractScaleFamily as AbstractScaleFamily
+from ._sign_law import (
+    AbstractSignLaw as AbstractSignLaw,
     Signs as Signs,
     sign_deviation as sign_deviation,
+    sign_law as sign_law,
 )
-from ._problem import Problem as Problem
+from ._source import AbstractSource as AbstractSource
 from ._student import StudentT as StudentT

@@ -11,19 +11,22 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _checks, _threefry
+from .._linalg import matmul, matvec
 from .._special import SIGN_SLOPE
 from .._tree import flat, size
 from .._typing import ArrayLike
 from . import _normal_signs
-from ._noise import AbstractNoise, Signs, as_scale, fit, independent_signs, mixed, nonzero, over, scaled, signs_of_noise
+from ._noise import AbstractNoise
 from ._numbers import real
+from ._scale import as_scale, broadcast_scale, multiply, safe_divide
 from ._sign_covariance import sign_covariance
+from ._sign_law import AbstractSignLaw, Signs, prob_nonzero, signs_under_noise
 
 # Of the largest eigenvalue of a covariance: below this share there is no noise.
 _NEGLIGIBLE = 1e-12
 
 
-class Gaussian(AbstractNoise):
+class Gaussian(AbstractNoise, AbstractSignLaw):
     """Gaussian noise of constant covariance.
 
     **Arguments:**
@@ -62,35 +65,34 @@ class Gaussian(AbstractNoise):
         return self.matrix is None
 
     @property
-    def has_variance(self) -> bool:
-        return True
+    def independent_signs(self) -> bool:
+        return self.matrix is None
 
     def validate(self, params: PyTree) -> None:
         if self.matrix is None:
-            fit(self.scale, params, "scale")
+            broadcast_scale(self.scale, params, "scale")
         elif self.matrix.shape[0] != size(params):
             raise ValueError(
                 f"a covariance over {self.matrix.shape[0]} coordinates does not fit parameters with {size(params)}"
             )
 
-    def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: PRNGKeyArray) -> PyTree:
-        normal = _threefry.normals(_threefry.key_words(key), 0, params)
-        return jax.tree.map(jnp.add, jax.grad(loss)(params), self.root(params)(normal))
+    def sample(self, params: PyTree, key: PRNGKeyArray) -> PyTree:
+        return self.sqrt_covariance(params)(_threefry.normals(_threefry.key_words(key), 0, params))
 
     def variance(self, params: PyTree) -> PyTree:
         if self.matrix is None:
-            return jax.tree.map(jnp.square, fit(self.scale, params, "scale"))
+            return jax.tree.map(jnp.square, broadcast_scale(self.scale, params, "scale"))
         return ravel_pytree(params)[1](jnp.diagonal(self.matrix))
 
-    def root(self, params: PyTree) -> Callable[[PyTree], PyTree]:
+    def sqrt_covariance(self, params: PyTree) -> Callable[[PyTree], PyTree]:
         if self.matrix is None:
-            return eqx.Partial(scaled, fit(self.scale, params, "scale"))
-        return eqx.Partial(mixed, self._factor)
+            return eqx.Partial(multiply, broadcast_scale(self.scale, params, "scale"))
+        return eqx.Partial(matvec, self._factor)
 
     def whiten(self, noise: PyTree) -> PyTree:
-        """The increment that the map `root` takes to this noise; correlated noise alone has need of it."""
+        """Gives the increment that the map `sqrt_covariance` takes to this noise, which is correlated."""
         assert self._inverse is not None
-        return mixed(self._inverse, noise)
+        return matvec(self._inverse, noise)
 
     def covariance(self, params: PyTree) -> Float[Array, "d d"]:
         if self.matrix is None:
@@ -104,38 +106,41 @@ class Gaussian(AbstractNoise):
         return _normal_signs.prob_negative(gradient, self._std(params))
 
     def prob_nonzero(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(nonzero, gradient, self._std(params))
+        return jax.tree.map(prob_nonzero, gradient, self._std(params))
 
     def _std(self, params: PyTree) -> PyTree:
         if self.matrix is None:
-            return fit(self.scale, params, "scale")
+            return broadcast_scale(self.scale, params, "scale")
         return jax.tree.map(jnp.sqrt, self.variance(params))
 
     def signs(self, gradient: PyTree, params: PyTree) -> Signs:
         if self.matrix is None:
-            return signs_of_noise(self.mean_sign(gradient, params), self._std(params))
+            return signs_under_noise(self.mean_sign(gradient, params), self._std(params))
         return super().signs(gradient, params)
 
     @property
     def slope(self) -> Float[Array, ""]:
+        """The derivative at 0 of u -> E sign(u + Z / std), which is twice the density of Z / std at 0."""
         return jnp.asarray(SIGN_SLOPE)
 
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
         if self.matrix is None:
-            return independent_signs(*self.sign_moments(gradient, params))
+            return super().sign_covariance(gradient, params)
         std = self._std(params)
-        ratio, one = flat(jax.tree.map(over, gradient, std)), flat(std)
+        ratio, one = flat(jax.tree.map(safe_divide, gradient, std)), flat(std)
         variance = jax.tree.map(lambda m, p: p - m * m, *self.sign_moments(gradient, params))
-        return sign_covariance(ratio, flat(variance), over(over(self.matrix.astype(ratio.dtype), one[:, None]), one))
+        correlation = safe_divide(safe_divide(self.matrix.astype(ratio.dtype), one[:, None]), one)
+        return sign_covariance(ratio, flat(variance), correlation)
 
 
 def _checked_factor(covariance: Array) -> tuple[Array, Array, Array]:
-    """A covariance, its symmetric square root, and the inverse of that, where there is noise."""
+    """Checks a covariance; returns it, its symmetric square root, and the inverse of that in the directions that have noise."""
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
         raise ValueError(f"covariance must be a matrix of shape (d, d), got shape {covariance.shape}")
     # In double precision, where the numbers are known: single precision leaves nothing of small eigenvalues.
     known = _checks.is_concrete(covariance)
     xp: Any = np if known else jnp
+    product = np.matmul if known else matmul
     values, vectors = xp.linalg.eigh(xp.asarray(covariance, float if known else covariance.dtype))
     if known:
         matrix, spectrum = np.asarray(covariance), np.asarray(values, covariance.dtype)
@@ -146,5 +151,5 @@ def _checked_factor(covariance: Array) -> tuple[Array, Array, Array]:
     kept = values > _NEGLIGIBLE * xp.max(values)
     deviations = xp.sqrt(xp.where(kept, values, 1))
     scales = xp.where(kept, deviations, 0), xp.where(kept, 1 / deviations, 0)
-    root, inverse = (jnp.asarray((vectors * scale) @ vectors.T, covariance.dtype) for scale in scales)
+    root, inverse = (jnp.asarray(product(vectors * scale, vectors.T), covariance.dtype) for scale in scales)
     return covariance, root, inverse

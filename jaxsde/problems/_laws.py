@@ -11,12 +11,13 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _checks
 from .._typing import ArrayLike
-from ._noise import AbstractIndependentNoise, as_scale
+from ._scale import as_scale
+from ._scale_family import AbstractScaleFamily
 
 _LEAST_ALPHA, _TABLE, _GAP = 0.5, 8192, 0.15
 
 
-class Laplace(AbstractIndependentNoise):
+class Laplace(AbstractScaleFamily):
     """Laplace noise, independent over coordinates, with the density $e^{-|z| / s} / (2s)$ and the variance $2 s^2$.
 
     **Arguments:** `scale`: $s$, a number or a pytree shaped like the parameters, in units of the gradient.
@@ -33,14 +34,10 @@ class Laplace(AbstractIndependentNoise):
         self.scale = as_scale(scale, "scale")
 
     @property
-    def has_variance(self) -> bool:
-        return True
-
-    @property
     def slope(self) -> Float[Array, ""]:
         return jnp.asarray(1.0)
 
-    def _sample(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
+    def _sample_unit(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
         return jax.random.laplace(key, shape, dtype)
 
     def _central(self, x: Array) -> Array:
@@ -53,7 +50,7 @@ class Laplace(AbstractIndependentNoise):
         return jnp.asarray(2.0, dtype)
 
 
-class Uniform(AbstractIndependentNoise):
+class Uniform(AbstractScaleFamily):
     """Uniform noise on $[-s, s]$, independent over coordinates, with the variance $s^2 / 3$.
 
     **Arguments:** `scale`: $s$, a number or a pytree shaped like the parameters, in units of the gradient.
@@ -70,14 +67,10 @@ class Uniform(AbstractIndependentNoise):
         self.scale = as_scale(scale, "scale")
 
     @property
-    def has_variance(self) -> bool:
-        return True
-
-    @property
     def slope(self) -> Float[Array, ""]:
         return jnp.asarray(1.0)
 
-    def _sample(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
+    def _sample_unit(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
         return jax.random.uniform(key, shape, dtype, minval=-1, maxval=1)
 
     def _central(self, x: Array) -> Array:
@@ -90,7 +83,7 @@ class Uniform(AbstractIndependentNoise):
         return jnp.asarray(1 / 3, dtype)
 
 
-class AlphaStable(AbstractIndependentNoise):
+class AlphaStable(AbstractScaleFamily):
     """Symmetric alpha-stable noise, independent over coordinates: $E e^{itZ} = e^{-|st|^\\alpha}$.
 
     The law of sums of heavy-tailed terms. Its tails fall as $|z|^{-\\alpha}$ and its variance is infinite, but for
@@ -132,7 +125,7 @@ class AlphaStable(AbstractIndependentNoise):
     def slope(self) -> Float[Array, ""]:
         return 2 / np.pi * jnp.exp(jax.scipy.special.gammaln(1 + 1 / self.alpha))
 
-    def _sample(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
+    def _sample_unit(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
         """The formula of Chambers, Mallows and Stuck (1976), exact for any alpha."""
         angle_key, size_key = jax.random.split(key)
         alpha = self.alpha.astype(dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
+from .._linalg import matmul, vdot
 from .._typing import ArrayLike
 from ._numbers import real
 
@@ -17,7 +18,7 @@ from ._numbers import real
 @jax.custom_jvp
 def _quadratic_form(hessian: Array, offset: Array) -> Array:
     """Half of offset' hessian offset, for a symmetric matrix or a diagonal given as a vector."""
-    return 0.5 * jnp.vdot(offset, _apply(hessian, offset))
+    return 0.5 * vdot(offset, _apply(hessian, offset))
 
 
 @_quadratic_form.defjvp
@@ -25,11 +26,11 @@ def _quadratic_form_jvp(primals: Any, tangents: Any) -> Any:
     # Symmetry known: the gradient is one product with the Hessian, where differentiating the product would take two.
     (hessian, offset), (d_hessian, d_offset) = primals, tangents
     value = _quadratic_form(hessian, offset)
-    return value, jnp.vdot(d_offset, _apply(hessian, offset)) + 0.5 * jnp.vdot(offset, _apply(d_hessian, offset))
+    return value, vdot(d_offset, _apply(hessian, offset)) + 0.5 * vdot(offset, _apply(d_hessian, offset))
 
 
 def _apply(hessian: Array, offset: Array) -> Array:
-    return hessian * offset if hessian.ndim == 1 else hessian @ offset
+    return hessian * offset if hessian.ndim == 1 else matmul(hessian, offset)
 
 
 def _real_or_none(minimum: Any) -> Array | None:
@@ -129,7 +130,7 @@ class LinearRegression(eqx.Module):
 
     def __call__(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         _check_weights(self, w)
-        return 0.5 * jnp.mean((self.features @ w - self.targets) ** 2)
+        return 0.5 * jnp.mean((matmul(self.features, w) - self.targets) ** 2)
 
 
 class LogisticRegression(eqx.Module):
@@ -168,7 +169,7 @@ class LogisticRegression(eqx.Module):
 
     def __call__(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         _check_weights(self, w)
-        margins = (2 * self.labels - 1) * (self.features @ w)
+        margins = (2 * self.labels - 1) * matmul(self.features, w)
         return jnp.mean(jax.nn.softplus(-margins)) + 0.5 * self.ridge * jnp.sum(w * w)
 
 

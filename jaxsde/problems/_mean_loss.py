@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._linalg import vdot
 from .._traced import AbstractFunctionHolder, traced
 from ._numbers import check_keys
 
-# How many examples are worked on at a time: what differentiating them takes is held for as many.
+# The number of examples worked on at a time; the memory that differentiating takes grows with it.
 CHUNK = 256
 
 
@@ -63,7 +64,7 @@ class MeanLoss(AbstractFunctionHolder):
         return self.weighted(params, jnp.ones(self.count)) / self.count
 
     def each(self, params: PyTree, examples: PyTree) -> Float[Array, " n"]:
-        """The loss of each of some examples."""
+        """Computes the loss of each of some examples."""
         losses = jax.vmap(self.example_loss, (None, 0))(params, examples)
         shape = getattr(losses, "shape", None)
         if shape is None or len(shape) != 1:
@@ -73,13 +74,13 @@ class MeanLoss(AbstractFunctionHolder):
         return losses
 
     def weighted(self, params: PyTree, weights: Float[Array, " N"]) -> Float[Array, ""]:
-        """The sum of the losses of all examples, each times its weight."""
+        """Sums the losses of all examples, each times its weight."""
 
-        # Differentiating evaluates a chunk again, rather than keep what all of them left behind.
+        # Differentiating evaluates each chunk again, so that the intermediate results of all chunks need not be kept.
         @jax.checkpoint
         def part(params: PyTree, examples: PyTree, weights: Array) -> Array:
             losses = self.each(params, examples)
-            return jnp.vdot(weights.astype(losses.dtype), losses)
+            return vdot(weights.astype(losses.dtype), losses)
 
         first, others = chunks((self.data, weights))
         total = part(params, *first)
@@ -88,14 +89,14 @@ class MeanLoss(AbstractFunctionHolder):
         return jax.lax.scan(lambda total, chunk: (total + part(params, *chunk), None), total, others)[0]
 
     def subset(self, count: int) -> "MeanLoss":
-        """The mean over that many of the examples, evenly spaced in the data."""
-        kept = np.linspace(0, self.count - 1, count).round().astype(int)
-        return MeanLoss(self.example_loss, jax.tree.map(lambda leaf: leaf[kept], self.data))
+        """Takes the mean over that many of the examples, evenly spaced in the data."""
+        chosen = np.linspace(0, self.count - 1, count).round().astype(int)
+        return MeanLoss(self.example_loss, jax.tree.map(lambda leaf: leaf[chosen], self.data))
 
 
 def chunks(data: PyTree[Array], size: int = CHUNK) -> tuple[PyTree[Array], PyTree[Array] | None]:
-    """Arrays with a leading axis, cut along it: a first chunk, of at most `size`, and the others, all of that size,
-    stacked; None where there are no others."""
+    """Cuts arrays along their leading axis: into a first chunk of at most `size`, and the others, all of that size, stacked;
+    None where there are no others."""
     count = jax.tree.leaves(data)[0].shape[0]
     others = (count - 1) // size
     before = count - others * size

@@ -1,6 +1,5 @@
 """The noise of a gradient over a mini-batch of real data."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,24 +10,20 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _checks
+from .._linalg import combine, einsum, matmul
 from .._moments import merge_moments
-from .._special import SIGN_SLOPE
 from .._tree import flat, size
 from . import _normal_signs
 from ._mean_loss import CHUNK, MeanLoss, chunks
-from ._noise import AbstractNoise, Signs, independent_signs, nonzero
+from ._noise import AbstractNoise
+from ._sign_law import AbstractSignLaw, Signs, prob_nonzero
+from ._source import AbstractBatches, AbstractSource, Batch, Epochs, WithReplacement
 
-# How many numbers the examples' gradients may have that are held at a time, unless that were fewer than so many gradients.
+# The examples' gradients that are held at a time have at most this many numbers, but are at least this many gradients.
 _GRADIENT_NUMBERS, _LEAST_GRADIENTS = 2**22, 8
 
 
-class _Batch(NamedTuple):
-    """A batch that has been drawn."""
-
-    examples: Int[Array, " B"]
-
-
-class MiniBatch(AbstractNoise):
+class MiniBatch(AbstractNoise, AbstractSignLaw):
     """The noise of a gradient over examples that are drawn from all of the data.
 
     Drawn with replacement, its covariance is $\\Sigma(x) = \\frac1B \\cdot \\frac1N \\sum_i (g_i - \\bar g)(g_i - \\bar
@@ -65,9 +60,9 @@ class MiniBatch(AbstractNoise):
     """
 
     loss: MeanLoss
-    sample: MeanLoss
-    batch_size: int = eqx.field(static=True)
-    shuffle: bool = eqx.field(static=True)
+    covariance_loss: MeanLoss
+    """The mean over the examples that the covariance is taken over."""
+    batches: AbstractBatches
     sign_batches: int | None = eqx.field(static=True)
 
     def __init__(
@@ -84,75 +79,53 @@ class MiniBatch(AbstractNoise):
         if not isinstance(shuffle, (bool, np.bool_)):
             raise TypeError(f"shuffle must be True or False, got {shuffle!r}")
         self.loss = loss
-        self.batch_size = _checks.count("batch_size", batch_size)
-        self.shuffle = bool(shuffle)
+        batch_size = _checks.count("batch_size", batch_size)
         if shuffle and batch_size > loss.count:
             raise ValueError(f"with shuffle, batch_size must be at most the number of examples, {loss.count}, got {batch_size}")
-        self.sample = loss
+        self.batches = (Epochs if shuffle else WithReplacement)(loss.count, batch_size)
+        self.covariance_loss = loss
         if covariance_examples is not None:
             if _checks.count("covariance_examples", covariance_examples, least=2) > loss.count:
                 raise ValueError(f"covariance_examples must be at most {loss.count}, got {covariance_examples}")
-            self.sample = loss.subset(covariance_examples)
+            self.covariance_loss = loss.subset(covariance_examples)
         self.sign_batches = None if sign_batches is None else _checks.count("sign_batches", sign_batches, least=2)
 
     @property
-    def independent(self) -> bool:
-        return False
+    def source(self) -> AbstractSource:
+        return self.batches
 
     @property
     def independent_signs(self) -> bool:
         return self.sign_batches is None
 
-    @property
-    def has_variance(self) -> bool:
-        return True
-
-    @property
-    def share(self) -> float:
-        """The covariance of a batch's gradient over that of an example's: 1 / B with replacement."""
-        if not self.shuffle:
-            return 1 / self.batch_size
-        return (self.loss.count - self.batch_size) / (max(self.loss.count - 1, 1) * self.batch_size)
-
     def validate(self, params: PyTree) -> None:
-        """The loss over the data has been evaluated at the parameters already."""
+        """Checks nothing: the loss over the data has been evaluated at the parameters already."""
 
     def increments_like(self, params: PyTree) -> PyTree:
-        return jnp.zeros(self.sample.count, jnp.result_type(*jax.tree.leaves(params)))
-
-    @property
-    def period(self) -> int:
-        """The batches of an epoch, if there are epochs."""
-        return self.loss.count // self.batch_size if self.shuffle else 1
-
-    def supply(self, key: PRNGKeyArray) -> Any:
-        return jax.random.permutation(key, self.loss.count) if self.shuffle else key
-
-    def take(self, supply: Any, place: Int[Array, ""]) -> Any:
-        if not self.shuffle:
-            return supply
-        return _Batch(jax.lax.dynamic_slice(supply, (place * self.batch_size,), (self.batch_size,)))
+        return jnp.zeros(self.covariance_loss.count, jnp.result_type(*jax.tree.leaves(params)))
 
     def draw(self, key: PRNGKeyArray) -> Int[Array, " B"]:
-        """Which examples make up the batch of a key."""
-        if self.shuffle:
-            return self.supply(key)[: self.batch_size]
-        # The dtype decides what is drawn, and is not to change with `jax_enable_x64`.
-        return jax.random.randint(key, (self.batch_size,), 0, self.loss.count, jnp.int32)
+        """Draws the numbers of the examples that make up the batch of a key."""
+        return self.batches.draw(key)
+
+    def sample(self, params: PyTree, key: Any) -> PyTree:
+        gradient = self.stochastic_gradient(self.loss, params, key)
+        return jax.tree.map(jnp.subtract, gradient, jax.grad(self.loss)(params))
 
     def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: Any) -> PyTree:
-        return self._batch_gradient(params, key.examples if isinstance(key, _Batch) else self.draw(key))
+        return self._batch_gradient(params, key.examples if isinstance(key, Batch) else self.draw(key))
 
     def variance(self, params: PyTree) -> PyTree:
-        return self._scaled(_over_examples(self.sample, params).deviations)
+        return self._batch_variance(_over_examples(self.covariance_loss, params).deviations)
 
-    def root(self, params: PyTree) -> Callable[[PyTree], PyTree]:
-        return eqx.Partial(_reweighted, self.sample, self.share, params)
+    def sqrt_covariance(self, params: PyTree) -> Callable[[PyTree], PyTree]:
+        return eqx.Partial(_reweighted, self.covariance_loss, self.batches.share, params)
 
     def covariance(self, params: PyTree) -> Float[Array, "d d"]:
-        gradients = jax.vmap(lambda example: flat(jax.grad(self.sample.example_loss)(params, example)))(self.sample.data)
+        loss = self.covariance_loss
+        gradients = jax.vmap(lambda example: flat(jax.grad(loss.example_loss)(params, example)))(loss.data)
         centred = gradients - jnp.mean(gradients, axis=0)
-        return centred.T @ centred * (self.share / self.sample.count)
+        return matmul(centred.T, centred) * (self.batches.share / loss.count)
 
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
         return self.sign_moments(gradient, params)[0]
@@ -164,7 +137,7 @@ class MiniBatch(AbstractNoise):
         if self.sign_batches is None:
             some, *normal = self._rarely_zero(gradient, params)
             mean = jax.tree.map(jnp.multiply, some, _normal_signs.mean_sign(*normal))
-            return mean, jax.tree.map(lambda q, g, s: q * nonzero(g, s), some, *normal)
+            return mean, jax.tree.map(lambda q, g, s: q * prob_nonzero(g, s), some, *normal)
         signs = self._signs(self.sign_batches, params)
         return _mean(signs), _mean(jax.tree.map(jnp.abs, signs))
 
@@ -175,16 +148,12 @@ class MiniBatch(AbstractNoise):
         below = lambda signs: jnp.mean(signs < 0, axis=0, dtype=signs.dtype)
         return jax.tree.map(below, self._signs(self.sign_batches, params))
 
-    @property
-    def slope(self) -> Float[Array, ""]:
-        return jnp.asarray(SIGN_SLOPE)
-
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
         if self.sign_batches is None:
-            return independent_signs(*self.sign_moments(gradient, params))
+            return super().sign_covariance(gradient, params)
         signs = jax.vmap(flat)(self._signs(self.sign_batches, params))
         centred = signs - jnp.mean(signs, axis=0)
-        return centred.T @ centred / self.sign_batches
+        return matmul(centred.T, centred) / self.sign_batches
 
     def signs(self, gradient: PyTree, params: PyTree) -> Signs:
         batches = self.sign_batches
@@ -194,25 +163,27 @@ class MiniBatch(AbstractNoise):
         signs = self._signs(batches, params)
         mean = _mean(signs)
         rows = jax.tree.map(lambda s, m: (s - m) / np.sqrt(batches).astype(m.dtype), signs, mean)
-        return Signs(mean, eqx.Partial(_combined, rows))
+        return Signs(mean, eqx.Partial(_weighted_rows, rows))
 
     def sign_increments_like(self, params: PyTree) -> PyTree:
         if self.sign_batches is None:
             return super().sign_increments_like(params)
         return jnp.zeros(self.sign_batches, jnp.result_type(*jax.tree.leaves(params)))
 
-    def _scaled(self, deviations: PyTree) -> PyTree:
-        """The variance of a batch's gradient, from the sum of the examples' squared deviations."""
-        return jax.tree.map(lambda d: d * (self.share / self.sample.count), deviations)
+    def _batch_variance(self, deviations: PyTree) -> PyTree:
+        """Computes the variance of a batch's gradient from the sum of the examples' squared deviations."""
+        return jax.tree.map(lambda d: d * (self.batches.share / self.covariance_loss.count), deviations)
 
     def _rarely_zero(self, gradient: PyTree, params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-        """Of a batch's gradient: q, the probability that it is not 0 for want of an example whose gradient is not; then
-        mean and standard deviation given that it is not."""
-        spread = _over_examples(self.sample, params)
-        table = _nonzero_batches(self.sample.count, self.loss.count, self.batch_size, self.shuffle)
+        """Computes, for each coordinate of a batch's gradient, the probability q that the batch has an example whose gradient
+        is not 0 there, and the batch gradient's mean and standard deviation given that it has one."""
+        spread = _over_examples(self.covariance_loss, params)
+        sampled = self.covariance_loss.count
+        # The probability where i/2 of the examples in the covariance have such a gradient, i = 0, ..., 2 `sampled`.
+        table = self.batches.prob_some(np.arange(2 * sampled + 1) / (2 * sampled))
 
         def given(g: Array, variance: Array, count: Array) -> tuple[Array, Array, Array]:
-            # If no example of the subset has a gradient there but all the data have one, take half an example to have it.
+            # Where no example of the subset has a gradient but the data have, half an example is taken to have one.
             place = jnp.where((count == 0) & (g != 0), 1, 2 * count)
             q = jnp.asarray(table, g.dtype)[place]
             some = jnp.where(q > 0, q, 1)
@@ -222,7 +193,7 @@ class MiniBatch(AbstractNoise):
             std = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
             return q, g / some, std
 
-        leaves = [jax.tree.leaves(tree) for tree in (gradient, self._scaled(spread.deviations), spread.nonzero)]
+        leaves = [jax.tree.leaves(tree) for tree in (gradient, self._batch_variance(spread.deviations), spread.nonzero)]
         laws = zip(*(given(*three) for three in zip(*leaves, strict=True)), strict=True)
         q, mean, std = (jax.tree.unflatten(jax.tree.structure(gradient), law) for law in laws)
         return q, mean, std
@@ -232,18 +203,18 @@ class MiniBatch(AbstractNoise):
         return jax.grad(lambda p: jnp.mean(self.loss.each(p, batch)))(params)
 
     def _signs(self, batches: int, params: PyTree) -> PyTree:
-        """The signs of the gradients of that many batches, drawn with a key that is always the same."""
+        """Computes the signs of the gradients of that many batches, drawn with a key that is always the same."""
         drawn = jax.vmap(self.draw)(jax.random.split(jax.random.key(0), batches))
-        if batches * self.batch_size <= self.loss.count:
+        if batches * self.batches.batch_size <= self.loss.count:
             signs = lambda indices: jax.tree.map(jnp.sign, self._batch_gradient(params, indices))
-            return jax.lax.map(signs, drawn, batch_size=max(1, CHUNK // self.batch_size))
+            return jax.lax.map(signs, drawn, batch_size=max(1, CHUNK // self.batches.batch_size))
         # The batches share examples: every example's gradient once.
         times = jax.vmap(lambda indices: jnp.bincount(indices, length=self.loss.count))(drawn)
         return jax.tree.map(jnp.sign, _sums(self.loss, params, times))
 
 
 class _Spread(NamedTuple):
-    """Of some examples' gradients: their mean, the sum of squared deviations from it, and how many are not 0."""
+    """The mean of some examples' gradients, the sum of squared deviations from it, and how many are not 0."""
 
     mean: PyTree
     deviations: PyTree
@@ -251,7 +222,7 @@ class _Spread(NamedTuple):
 
 
 def _over_examples(loss: MeanLoss, params: PyTree) -> _Spread:
-    """Of all examples' gradients, of which only a chunk is held at a time."""
+    """Computes the spread of all examples' gradients, of which only a chunk is held at a time."""
 
     def spread(examples: PyTree) -> _Spread:
         gradients = _each_gradient(loss, params, examples)
@@ -273,35 +244,19 @@ def _over_examples(loss: MeanLoss, params: PyTree) -> _Spread:
 
 
 def _merged(a: _Spread, a_count: Array, b: _Spread, b_count: int) -> _Spread:
-    """Of both sets of examples."""
+    """Merges the spreads of two sets of examples."""
     merge = lambda m, s, n, t: merge_moments(a_count, m, s, b_count, n, t)
     merged = jax.tree.map(merge, a.mean, a.deviations, b.mean, b.deviations)
     mean, deviations = jax.tree.transpose(jax.tree.structure(a.mean), None, merged)
     return _Spread(mean, deviations, jax.tree.map(jnp.add, a.nonzero, b.nonzero))
 
 
-@functools.lru_cache(maxsize=8)
-def _nonzero_batches(sample: int, count: int, batch_size: int, shuffle: bool) -> np.ndarray:
-    """The probability that a batch has one of the examples whose gradient is not 0, where a sample has i/2 of them: at
-    i = 0, ..., 2 `sample`, in double precision."""
-    share = np.arange(2 * sample + 1) / (2 * sample)
-    if not shuffle:
-        with np.errstate(divide="ignore"):
-            return -np.expm1(batch_size * np.log1p(-share))
-    # Without replacement: one more of them is drawn as the first with the probability that none of the others is.
-    left = count - np.arange(count)
-    first = np.minimum(batch_size / left, 1.0)
-    none = np.concatenate([[1.0], np.cumprod(1 - first)[:-1]])
-    return np.interp(share * count, np.arange(count + 1), np.concatenate([[0.0], np.cumsum(none * first)]))
-
-
 def _sums(loss: MeanLoss, params: PyTree, times: Int[Array, "M N"]) -> PyTree:
-    """M sums of the examples' gradients, each taken a number of times."""
+    """Computes M sums of the examples' gradients, each taken a number of times."""
 
     def part(examples: PyTree, times: Array) -> PyTree:
-        exact = jax.lax.Precision.HIGHEST  # the sums' signs are wanted, and some sums are small
-        combine = lambda g: jnp.einsum("nm,n...->m...", times.astype(g.dtype), g, precision=exact)
-        return jax.tree.map(combine, _each_gradient(loss, params, examples))
+        sums = lambda g: einsum("nm,n...->m...", times.astype(g.dtype), g)
+        return jax.tree.map(sums, _each_gradient(loss, params, examples))
 
     first, others = chunks((loss.data, times.T), _examples_at_once(params))
     total = part(*first)
@@ -315,7 +270,7 @@ def _each_gradient(loss: MeanLoss, params: PyTree, examples: PyTree) -> PyTree:
 
 
 def _examples_at_once(params: PyTree) -> int:
-    """Of how many examples the gradients are held at a time."""
+    """The number of examples whose gradients are held at a time."""
     return min(CHUNK, max(_LEAST_GRADIENTS, _GRADIENT_NUMBERS // size(params)))
 
 
@@ -323,12 +278,12 @@ def _mean(rows: PyTree) -> PyTree:
     return jax.tree.map(lambda r: jnp.mean(r, axis=0), rows)
 
 
-def _combined(rows: PyTree, increment: Float[Array, " M"]) -> PyTree:
-    """The rows, each times its increment, together."""
-    return jax.tree.map(lambda r: jnp.tensordot(increment.astype(r.dtype), r, axes=1), rows)
+def _weighted_rows(rows: PyTree, increment: Float[Array, " M"]) -> PyTree:
+    """Sums the rows, each times its increment."""
+    return jax.tree.map(lambda r: combine(increment.astype(r.dtype), r), rows)
 
 
 def _reweighted(loss: MeanLoss, share: float, params: PyTree, increment: Any) -> PyTree:
-    """The examples' gradients, each times its centred increment and the root of share / N."""
+    """Sums the examples' gradients, each times its centred increment and the root of share / N."""
     weights = (increment - jnp.mean(increment)) * np.sqrt(share / loss.count)
     return jax.grad(loss.weighted)(params, weights)

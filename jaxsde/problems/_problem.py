@@ -21,7 +21,12 @@ class Problem(AbstractFunctionHolder):
     **Arguments:**
 
     - `loss`: any callable from a pytree of parameters to a scalar.
-    - `noise`: the law of the stochastic gradient minus the gradient, e.g. [`Gaussian`][].
+    - `noise`: the law of the stochastic gradient minus the gradient, e.g. [`Gaussian`][], or one of your own: see
+      `jaxsde.problems.AbstractNoise`.
+
+    Products of matrices in your functions and in `jaxsde.networks` have JAX's default precision: on GPUs and TPUs float32
+    factors are rounded to 11 or 8 bits, unless you set `jax.default_matmul_precision("highest")`. The package's own formulas
+    are computed to all digits.
 
     >>> from jaxsde import Gaussian, Quadratic
     >>> Problem(Quadratic([1.0, 2.0]), Gaussian(0.5)).gradient(jax.numpy.ones(2)).tolist()
@@ -71,11 +76,11 @@ class Problem(AbstractFunctionHolder):
         return cls(loss, noise)
 
     def gradient(self, params: PyTree) -> PyTree:
-        """The gradient of the loss."""
+        """Computes the gradient of the loss."""
         return jax.grad(self.loss)(params)
 
     def stochastic_gradient(self, params: PyTree, key: Any) -> PyTree:
-        """One draw of the stochastic gradient, with a JAX key."""
+        """Draws a stochastic gradient, with a JAX key or with what the noise's source returns for a step."""
         return self.noise.stochastic_gradient(self.loss, params, key)
 
     def traced(self, params: PyTree) -> "Problem":
@@ -95,7 +100,7 @@ class Problem(AbstractFunctionHolder):
         return x0
 
     def _complaint(self, x0: PyTree, error: Exception) -> Exception:
-        """What to say of a loss whose gradient raised `error`."""
+        """Makes the error to raise for a loss whose gradient raised `error`."""
         shapes = jax.tree.map(lambda leaf: leaf.shape, x0)
         try:
             value = shape_of(self.loss, x0)

@@ -11,7 +11,7 @@ _EDGE = 40.0
 
 @functools.cache
 def _rule() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of the quadrature. On first use, so that an import does no sums."""
+    """Computes nodes and weights of the quadrature, on first use, so that an import does no sums."""
     return np.polynomial.legendre.leggauss(48)
 
 

@@ -13,10 +13,12 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from .. import _checks
 from .._special import SIGN_SLOPE, polynomial
 from .._typing import ArrayLike
-from ._noise import AbstractIndependentNoise, as_scale, fit, nonzero, over
+from ._scale import as_scale, broadcast_scale, safe_divide
+from ._scale_family import AbstractScaleFamily
+from ._sign_law import prob_nonzero
 
 
-class StudentT(AbstractIndependentNoise):
+class StudentT(AbstractScaleFamily):
     """Student-t noise, independent over coordinates: $Z = s \\zeta$, $\\zeta_i \\sim t_\\nu$.
 
     `scale` is a scale, not a standard deviation: the variance is $s^2 \\nu / (\\nu - 2)$ and infinite for
@@ -53,17 +55,17 @@ class StudentT(AbstractIndependentNoise):
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
         def tail(g: Array, s: Array) -> Array:
-            ratio = over(g, s)
+            ratio = safe_divide(g, s)
             half = 0.5 * _tail(ratio, self.df.astype(g.dtype))
-            return nonzero(g, s) * jnp.where(ratio > 0, half, 1 - half)
+            return prob_nonzero(g, s) * jnp.where(ratio > 0, half, 1 - half)
 
-        return jax.tree.map(tail, gradient, fit(self.scale, params, "scale"))
+        return jax.tree.map(tail, gradient, broadcast_scale(self.scale, params, "scale"))
 
     @property
     def slope(self) -> Float[Array, ""]:
         return SIGN_SLOPE.astype(self.df.dtype) * _gamma_ratio(self.df / 2)
 
-    def _sample(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
+    def _sample_unit(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
         return _sample_t(key, self.df, shape, dtype)
 
     def _unit_variance(self, dtype: Any) -> Array:
@@ -74,7 +76,7 @@ class StudentT(AbstractIndependentNoise):
         if self._closed is not None:
             most = jnp.finfo(x.dtype).max  # inf / inf is no number, while the largest number has the same sign law
             return _ELEMENTARY[self._closed](jnp.clip(x, -most, most))
-        # Of the two forms of the incomplete beta function, this one keeps its digits for small x.
+        # Of the two forms of the incomplete beta function this one is accurate for small x.
         df, square = self.df.astype(x.dtype), x * x
         return jnp.sign(x) * betainc(jnp.asarray(0.5, x.dtype), df / 2, 1 / (1 + df / square))
 

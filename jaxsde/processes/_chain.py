@@ -92,12 +92,12 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
 
     def _drive(self, step: Callable[[Any, Array, Any], Any], state: Any, start: Array, stop: Array, key: PRNGKeyArray) -> Any:
         """The state of whatever moves by `step(state, n, draw)` with the chain's gradients, which are drawn with `draw`."""
-        noise = self.problem.noise
+        source = self.problem.noise.source
 
         def draw_block(number: Array) -> Any:
-            return noise.supply(jax.random.fold_in(key, number))
+            return source.draw_block(jax.random.fold_in(key, number))
 
         def drawn(state: Any, n: Array, block: Any, place: Array) -> Any:
-            return step(state, n, noise.take(block, place))
+            return step(state, n, source.read_step(block, place))
 
-        return run_blocks(noise.period, draw_block, drawn, state, start, stop)
+        return run_blocks(source.period, draw_block, drawn, state, start, stop)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._linalg import congruence, matmul
 from ._sde import SDE, Instant
 
 Y = PyTree
@@ -77,13 +78,13 @@ class LinearNoiseApproximation(eqx.Module):
                 return ravel_pytree(self._kick(now, h, unravel(mean), as_noise(w)))[0]
 
             flow, spread = jax.jacfwd(noiseless)(mean), jax.jacfwd(kick)(jnp.zeros_like(no_noise))
-            moved = noiseless(mean), flow @ covariance @ flow.T + h * (spread @ spread.T)
+            moved = noiseless(mean), congruence(flow, covariance) + h * matmul(spread, spread.T)
             return jax.tree.map(lambda a, b: jnp.where(n < self.first, a, b), carry, moved)
 
         def record(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
             begin, end = (i - 1) * every, jnp.where(i == 0, -every, jnp.minimum(i * every, stop))
             carry = jax.lax.fori_loop(begin, end, step, carry)
-            return carry, (carry[0], of_position @ carry[1] @ of_position.T)
+            return carry, (carry[0], congruence(of_position, carry[1]))
 
         start = vector, jnp.zeros((vector.shape[0],) * 2, vector.dtype)
         means, covariances = jax.lax.scan(record, start, jnp.arange(records))[1]

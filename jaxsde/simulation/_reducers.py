@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import _checks
+from .._linalg import matmul
 from .._moments import merge_moments
 
 
@@ -107,7 +108,7 @@ class Moments(AbstractReducer):
 
     def _sum_of_products(self, deviations: Array) -> Array:
         if self.covariance:
-            return jnp.matmul(deviations.T, deviations, precision=jax.lax.Precision.HIGHEST)
+            return matmul(deviations.T, deviations)
         return jnp.sum(deviations * deviations, axis=0)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .. import _checks
+from .._linalg import matmul
 from ..optimizers import Adam, AdamW, RMSprop, RMSpropW
 from ._linear import LinearRecursion, LinearSystem
 from ._linear_theory import AbstractLinearTheory
@@ -50,9 +51,10 @@ class RMSpropTheory(AbstractAdaptiveTheory):
     """Linear with the drift $-(P^{-1} H (X - x_*) + \\theta X)$ and the noise $\\eta P^{-1} \\Sigma P^{-1}$."""
 
     def system(self, opt: Any, eta: Array, hessian: Array, noise: Array, minimum: Array) -> LinearSystem:
-        pull = hessian @ minimum
+        pull = matmul(hessian, minimum)
         inverse, decay = _inverse_and_decay(opt, hessian, noise)
-        return LinearSystem(inverse @ hessian + decay, inverse @ pull, eta * inverse @ noise @ inverse)
+        kick = matmul(matmul(eta * inverse, noise), inverse)
+        return LinearSystem(matmul(inverse, hessian) + decay, matmul(inverse, pull), kick)
 
     def recursion(self, opt: Any, s: Setting) -> LinearRecursion:
         hessian, noise, minimum = s.systems
@@ -67,7 +69,7 @@ class AdamTheory(AbstractAdaptiveTheory):
     bias-corrected mean."""
 
     def system(self, opt: Any, eta: Array, hessian: Array, noise: Array, minimum: Array) -> LinearSystem:
-        pull = hessian @ minimum
+        pull = matmul(hessian, minimum)
         inverse, decay = _inverse_and_decay(opt, hessian, noise)
         rho = (1 - opt.b1) / eta
         nothing = jnp.zeros_like(hessian)
@@ -78,7 +80,7 @@ class AdamTheory(AbstractAdaptiveTheory):
         )
 
     def start(self, s: Setting, x0: Array) -> tuple[Array, ...]:
-        return x0, s.dense_hessian @ (x0 - s.minimum)
+        return x0, matmul(s.dense_hessian, x0 - s.minimum)
 
     def recursion(self, opt: Any, s: Setting) -> LinearRecursion:
         return _averaging(opt, s).then(_moving(opt, s, 1.0))

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from .. import _checks
+from .._linalg import congruence, matmul
 
 _DOUBLINGS = 64
 _TAYLOR_ORDER = 14  # of exp at norm 1: a remainder below 1e-12
@@ -53,16 +54,16 @@ class LinearSystem(NamedTuple):
         zero, column = jnp.zeros_like(self.matrix), self.constant[:, None]
         adjoint = _exp(t * jnp.block([[self.matrix, self.noise], [zero, -self.matrix.T]]))
         decay = adjoint[n:, n:].T
-        covariance = decay @ adjoint[:n, n:]
+        covariance = matmul(decay, adjoint[:n, n:])
         affine = _exp(t * jnp.block([[-self.matrix, column], [jnp.zeros((1, n + 1), column.dtype)]]))
         shift = affine[:n, n]
 
         def double(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             decay, shift, covariance = carry
-            return decay @ decay, shift + decay @ shift, covariance + decay @ covariance @ decay.T
+            return matmul(decay, decay), shift + matmul(decay, shift), covariance + congruence(decay, covariance)
 
         decay, shift, covariance = jax.lax.fori_loop(0, doublings, double, (decay, shift, covariance))
-        return decay @ z0 + shift, (covariance + covariance.T) / 2
+        return matmul(decay, z0) + shift, (covariance + covariance.T) / 2
 
 
 class LinearRecursion(NamedTuple):
@@ -153,4 +154,5 @@ def _congruent(matrix: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 def _exp(matrix: Array) -> Array:
     """The exponential of a matrix whose diagonal blocks have norms of at most 1, by its Taylor series."""
     identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    return jax.lax.fori_loop(0, _TAYLOR_ORDER, lambda i, power: identity + matrix @ power / (_TAYLOR_ORDER - i), identity)
+    horner = lambda i, power: identity + matmul(matrix, power) / (_TAYLOR_ORDER - i)
+    return jax.lax.fori_loop(0, _TAYLOR_ORDER, horner, identity)

@@ -13,7 +13,7 @@ from .. import _checks
 from .._double import in_double
 from .._typing import ArrayLike
 from ..optimizers import SignSGD, check_optimizer
-from ..problems import Problem
+from ..problems import Problem, sign_law
 from ..processes import SDE, Instant
 
 _NEGLIGIBLE = -40.0  # in logs below the maximum: a weight of 4e-18
@@ -209,7 +209,8 @@ def _prob_moves(problem: Problem, like: Array, x: Array) -> tuple[Array, Array]:
     """Of a step up, and of one down; a stochastic gradient of 0 moves neither way."""
     x = jnp.broadcast_to(x, like.shape)
     gradient = problem.gradient(x)
-    up, nonzero = problem.noise.prob_negative(gradient, x), problem.noise.prob_nonzero(gradient, x)
+    law = sign_law(problem.noise, "SignSGD's lattice law")
+    up, nonzero = law.prob_negative(gradient, x), law.prob_nonzero(gradient, x)
     return up.reshape(()), (nonzero - up).reshape(())
 
 

@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _checks
+from .._linalg import einsum, matmul
 from .._tree import cast
 from .._typing import ArrayLike
 from ..optimizers import AbstractOptimizer
-from ..problems import AbstractIndependentNoise, AbstractNoise, Gaussian, LinearRegression, Problem, Quadratic
+from ..problems import AbstractScaleFamily, Gaussian, LinearRegression, Problem, Quadratic
 
 
 class Setting(NamedTuple):
@@ -26,7 +27,7 @@ class Setting(NamedTuple):
     """The derivative at 0 of u -> E sign(u + Z / scale)."""
     rate: Float[Array, ""]
     """The learning rate."""
-    law: AbstractNoise
+    law: Gaussian | AbstractScaleFamily
     """The noise, in the precision of the rest."""
 
     @property
@@ -52,7 +53,7 @@ class Setting(NamedTuple):
         """The expected loss above its minimum under a law with these moments."""
         offset = mean - self.minimum
         second = covariance + offset[..., :, None] * offset[..., None, :]
-        return 0.5 * jnp.einsum("ij,...ij->...", self.dense_hessian, second)
+        return 0.5 * einsum("ij,...ij->...", self.dense_hessian, second)
 
 
 def setting(optimizer: AbstractOptimizer, problem: Problem, *, needs_variance: bool) -> Setting:
@@ -71,7 +72,7 @@ def setting_at_reference(optimizer: AbstractOptimizer, problem: Problem, *, need
         loss = _regression_as_quadratic(cast(loss, _wide(loss.features)))
     if type(loss) is not Quadratic:
         raise ValueError(f"the closed forms hold for jaxsde.Quadratic losses, got a {type(loss).__name__}")
-    if not (type(noise) is Gaussian or isinstance(noise, AbstractIndependentNoise)):
+    if not (type(noise) is Gaussian or isinstance(noise, AbstractScaleFamily)):
         raise ValueError(f"the closed forms hold for noise of constant law, got {type(noise).__name__}")
     # Numbers of low precision are taken as they are; the arithmetic is not done in it.
     dtype = _wide(loss.hessian)
@@ -88,7 +89,7 @@ def setting_at_reference(optimizer: AbstractOptimizer, problem: Problem, *, need
             f"the closed forms of {type(optimizer).__name__} need noise of finite variance, which {type(noise).__name__} "
             "noise has not with these parameters. SignSGD's hold for any tails"
         )
-    if isinstance(noise, AbstractIndependentNoise):
+    if isinstance(noise, AbstractScaleFamily):
         scale = jnp.broadcast_to(noise.scale, (d,)).astype(x.dtype)
     else:
         scale = jnp.sqrt(noise.variance(x))
@@ -123,5 +124,5 @@ def _wide(array: Array) -> Any:
 
 def _regression_as_quadratic(loss: LinearRegression) -> Quadratic:
     count = loss.features.shape[0]
-    hessian = loss.features.T @ loss.features / count
+    hessian = matmul(loss.features.T, loss.features) / count
     return Quadratic((hessian + hessian.T) / 2, jnp.linalg.lstsq(loss.features, loss.targets)[0])

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Array
 
+from .._linalg import matmul
 from ..optimizers import SGD
 from ._linear import LinearRecursion, LinearSystem
 from ._linear_theory import AbstractLinearTheory
@@ -15,7 +16,7 @@ class SGDTheory(AbstractLinearTheory, AbstractScheduledTheory):
     """Exact: $dX = -H (X - x_*)\\,dt + \\sqrt\\eta\\,\\Sigma^{1/2} dW$, and a recursion for noise of any law."""
 
     def system(self, opt: SGD, eta: Array, hessian: Array, noise: Array, minimum: Array) -> LinearSystem:
-        return LinearSystem(hessian, hessian @ minimum, eta * noise)
+        return LinearSystem(hessian, matmul(hessian, minimum), eta * noise)
 
     def recursion(self, opt: SGD, s: Setting) -> LinearRecursion:
         hessian, noise, minimum = s.systems

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .. import _checks
+from .._linalg import matmul
 from ..optimizers import SignSGD
 from ..problems import Gaussian
 from ._linear import LinearRecursion, LinearSystem, exponential
@@ -49,7 +50,7 @@ class SignSGDTheory(AbstractScheduledTheory):
         if s.law.independent:
             mean, covariance = _coupled(drift, s.rate, x0 - s.minimum, ts)
             return mean + s.minimum, covariance
-        system = LinearSystem(drift[None], (drift @ s.minimum)[None], s.rate * sign_covariance(s)[None])
+        system = LinearSystem(drift[None], matmul(drift, s.minimum)[None], s.rate * sign_covariance(s)[None])
         return joined(transients(system, x0[None], ts), x0.shape[0])
 
     def stationary(self, opt: SignSGD, s: Setting) -> Moments:
@@ -166,10 +167,10 @@ def _with_power(responses: Any, drift: Any) -> Any:
     **Arguments:** `responses`: $R_i$, the second moment under unit noise in coordinate i alone, axes `(..., i, d, d)`;
     `drift`: $A$, shape `(..., d, d)`. Both of JAX, or both of NumPy.
     """
-    xp = np if isinstance(responses, np.ndarray) else jnp
-    power = xp.einsum("...aj,...ijk,...ak->...ai", drift, responses, drift)
+    xp, sums = (np, np.einsum) if isinstance(responses, np.ndarray) else (jnp, einsum)
+    power = sums("...aj,...ijk,...ak->...ai", drift, responses, drift)
     variance = xp.linalg.solve(xp.eye(drift.shape[-1], dtype=drift.dtype) + power, xp.ones_like(drift[..., :1]))
-    return xp.einsum("...i,...ijk->...jk", variance[..., 0], responses)
+    return sums("...i,...ijk->...jk", variance[..., 0], responses)
 
 
 def _decoupled(s: Setting, a: Array, x0: Array, ts: Array) -> tuple[Array, Array]:
@@ -189,10 +190,10 @@ def _coupled(drift: Array, eta: Array, offset: Array, ts: Array) -> tuple[Array,
 
     def field(y: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         one, mean, square, covariance = y
-        flow = drift @ square, drift @ covariance
-        power = jnp.diagonal((flow[0] + flow[1]) @ drift.T)
+        flow = matmul(drift, square), matmul(drift, covariance)
+        power = jnp.diagonal(matmul(flow[0] + flow[1], drift.T))
         kick = eta * jnp.diag(one - power)
-        return jnp.zeros_like(one), -drift @ mean, -flow[0] - flow[0].T, kick - flow[1] - flow[1].T
+        return jnp.zeros_like(one), matmul(-drift, mean), -flow[0] - flow[0].T, kick - flow[1] - flow[1].T
 
     def advance(y: Any, gap: Array) -> tuple[Any, tuple[Array, Array]]:
         y = exponential(field, y, gap, 2 * size + eta * size**2)
@@ -214,7 +215,7 @@ def _check_noise(s: Setting) -> None:
 
 def _chord(s: Setting, x0: Array) -> Array:
     """The slope of the chord of the mean sign, from 0 to the largest normalised gradient at the start."""
-    gradient = s.dense_hessian @ (x0 - s.minimum)
+    gradient = matmul(s.dense_hessian, x0 - s.minimum)
     largest = jnp.maximum(jnp.max(jnp.abs(gradient) / s.scale), np.sqrt(2.0))
     return jnp.max(s.law.mean_sign(largest * s.scale, x0)) / largest
 

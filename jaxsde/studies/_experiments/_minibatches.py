@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import data, networks, theory
+from ..._linalg import matmul, vdot
 from ..._tree import flat
 from ...estimation import noise_report
 from ...optimizers import SGD, AdamW, RMSprop, SignSGD, svag
@@ -33,8 +34,9 @@ def covariance_study(scale: Scale) -> Study:
     header = ("problem", "batch", "entries", "rms z", "largest |z|", "expected largest", "trace, drawn / claimed", "s.e.")
     rows: list[tuple[str | float, ...]] = []
     curves = []
-    features = jax.random.normal(scale.key(0), (2000, 5), jnp.float32) @ jnp.diag(jnp.array([1.0, 0.5, 2.0, 1.0, 0.1]))
-    targets = features @ jnp.ones(5) + 0.5 * jax.random.normal(scale.key(1), (2000,), jnp.float32)
+    spread = jnp.diag(jnp.array([1.0, 0.5, 2.0, 1.0, 0.1]))
+    features = matmul(jax.random.normal(scale.key(0), (2000, 5), jnp.float32), spread)
+    targets = matmul(features, jnp.ones(5)) + 0.5 * jax.random.normal(scale.key(1), (2000,), jnp.float32)
     digits = data.load("digits").train
     network = networks.CNN((1, 8, 8), 10, channels=1, dense=5, key=scale.key(2))
     settings = {
@@ -79,7 +81,7 @@ def _noise(problem: Problem, params: Any, key: Any) -> Any:
 
 def _half_square(w: Any, example: Any) -> Any:
     features, target = example
-    return 0.5 * (features @ w - target) ** 2
+    return 0.5 * (vdot(features, w) - target) ** 2
 
 
 def minibatch_study(scale: Scale) -> Study:

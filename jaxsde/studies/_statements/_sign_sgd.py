@@ -92,7 +92,8 @@ def covariance_of_signs_at_the_minimum(budget: Budget) -> Finding:
 def covariance_of_signs_away_from_the_minimum(budget: Budget) -> Finding:
     problem = _under(coupled().noise)
     x = jnp.asarray(_GRADIENT, float)
-    claimed = np.asarray(problem.noise.sign_covariance(problem.gradient(x), x))
+    law: Any = problem.noise
+    claimed = np.asarray(law.sign_covariance(problem.gradient(x), x))
     _, _, covariance, stderr = sign_moments(problem, _GRADIENT, budget.seeds(1_000_000), 308)
     return equal(claimed, covariance, stderr, "one-step covariance of the optimizer")
 
