@@ -14,6 +14,9 @@ from .. import _threefry
 
 _BITS, _SIDES, _DIGITS = 32, 6, 4
 
+# A word below the one has 0 for its first digit in base 6, a word from the other on has 5.
+_FIRST_SIXTH, _LAST_SIXTH = np.uint32(-(-(2**32) // _SIDES)), np.uint32(-(-(_SIDES - 1) * 2**32 // _SIDES))
+
 
 class AbstractIncrements(eqx.Module):
     """A law of independent increments with mean 0 and variance 1.
@@ -95,9 +98,8 @@ class ThreePointIncrements(AbstractIncrements):
 
         def pick(word: Array, leaf: Array) -> Array:
             rest = word * shift  # modulo one, as a fraction of 2^32: the digits before the point overflow
-            digit = jax.lax.mulhi(rest, jnp.full_like(rest, _SIDES))
             size = (scale * np.sqrt(3)).astype(leaf.dtype)
-            return jnp.where(digit == 0, size, jnp.where(digit == _SIDES - 1, -size, np.zeros((), leaf.dtype)))
+            return jnp.where(rest < _FIRST_SIXTH, size, jnp.where(rest >= _LAST_SIXTH, -size, np.zeros((), leaf.dtype)))
 
         return jax.tree.map(pick, supply, like)
 
