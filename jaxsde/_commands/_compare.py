@@ -2,11 +2,13 @@
 
 import dataclasses
 import pathlib
+import textwrap
 from typing import NamedTuple
 
 from .. import reporting
 from .._extras import require
 from ..estimation import compare
+from ..reporting._table import WIDTH
 from ._setup import Setup
 
 
@@ -14,8 +16,8 @@ from ._setup import Setup
 class Compare(Setup):
     """Simulates an optimizer and its SDE on a problem, and sets them beside the theory.
 
-    Prints a table and writes a picture and a netCDF file with all the numbers. Defaults given as None depend on the
-    problem.
+    Prints a table, writes a picture and a netCDF file with all the numbers, and ends with what they show, in words.
+    Defaults given as None depend on the problem.
     """
 
     steps: int | None = None
@@ -43,7 +45,7 @@ _DEFAULTS = {
 
 
 def run_compare(arguments: Compare) -> None:
-    """Runs the comparison, prints the table, and writes the picture and the file."""
+    """Runs the comparison, prints the table, writes the picture and the file, and prints the verdict."""
     # What is missing should show before the work is done, not after.
     require("matplotlib", extra="plots", purpose="the picture")
     for package in ("xarray", "h5netcdf", "h5py"):
@@ -68,4 +70,5 @@ def run_compare(arguments: Compare) -> None:
     axes = reporting.plot(result)
     axes.figure.savefig(f"{name}.png", dpi=150)
     reporting.save(result, f"{name}.nc")
-    print(f"wrote {name}.png and {name}.nc")
+    print(f"wrote {name}.png and {name}.nc\n")
+    print(textwrap.fill(" ".join(reporting.verdict(result)), WIDTH))

@@ -2,6 +2,9 @@
 
 from collections.abc import Collection, Sequence
 
+# Columns of a terminal that a report may take.
+WIDTH = 100
+
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str] | None], *, left: Collection[int] = (0,)) -> str:
     """Columns as wide as their widest cell, two spaces between them, a rule below the header.
