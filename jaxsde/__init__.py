@@ -9,6 +9,7 @@ from . import (
     theory as theory,
     verification as verification,
 )
+from ._citation import citation as citation
 from .estimation import (
     Comparison as Comparison,
     Expectations as Expectations,
