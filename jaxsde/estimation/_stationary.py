@@ -29,7 +29,7 @@ _RECORDS, _FIRST_STEPS = 64, 512
 # this many times as long, so that seeds forget their starts often enough for R-hat to tell.
 _SETTLED, _LENGTHS = 1e-7, 6
 
-# Seeds have mixed where R-hat is below this (Vehtari et al., 2021, advise 1.01 for chains that are much longer).
+# Seeds have mixed where R-hat is below this (vehtari2021 advises 1.01 for chains that are much longer).
 _MIXED = 1.05
 
 # Where seeds have mixed within the half of a run, half the run is enough to forget the start and to average. But few seeds
@@ -125,7 +125,7 @@ def stationary(
     - `kept`: how many seeds, run on their own beforehand, give samples for quantiles, R-hat and effective sample sizes.
 
     **Returns:** a [`Stationary`][]: `.mean` `(d,)`, `.covariance` `(d, d)`, `.loss`, `.stderr`, `.reduction`, the
-    diagnostics of Vehtari et al. (2021) and the verdict `.settled`.
+    diagnostics of vehtari2021 and the verdict `.settled`.
 
     **Raises:** `ValueError` or `TypeError` for arguments that don't fit; `ValueError` where fewer than two seeds are left
     of those that have not diverged.

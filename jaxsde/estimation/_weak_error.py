@@ -96,7 +96,7 @@ def weak_error(
 
     An SDE is a weak approximation of order $p$ if $|E\\,g(x_k) - E\\,g(X_{k\\eta})| \\le C \\eta^p$ for smooth $g$. As
     $\\eta$ changes, adaptive methods keep $\\rho = (1 - \\beta) / \\eta$, and so their time scales. The solver's error is
-    taken out by Richardson's extrapolation, $2 E\\,g(X^{h/2}) - E\\,g(X^h)$ (Talay and Tubaro, 1990), sampling noise by
+    taken out by Richardson's extrapolation, $2 E\\,g(X^{h/2}) - E\\,g(X^h)$ (talay1990), sampling noise by
     control variates as in [`expectations`][].
 
     The order alone proves nothing about the noise: the plain ODE, whose error is given beside, is of order 1 as well.

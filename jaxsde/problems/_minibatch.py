@@ -271,7 +271,7 @@ def _over_examples(loss: MeanLoss, params: PyTree) -> _Spread:
 
 
 def _merged(a: _Spread, a_count: Array, b: _Spread, b_count: int) -> _Spread:
-    """Of both sets of examples (Chan, Golub and LeVeque, 1983)."""
+    """Of both sets of examples (chan1983)."""
 
     share = b_count / (a_count + b_count)
     gap = jax.tree.map(jnp.subtract, b.mean, a.mean)

@@ -16,7 +16,7 @@ _BLIND = (
 
 
 def extrapolate(coarse: Stationary, fine: Stationary) -> Stationary:
-    """The law at a solver step of zero, from runs of one SDE with `substeps` and twice as many (Talay and Tubaro, 1990).
+    """The law at a solver step of zero, from runs of one SDE with `substeps` and twice as many (talay1990).
 
     The diagnostics are those of the finer run; the variance reductions are too.
     """

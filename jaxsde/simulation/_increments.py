@@ -55,7 +55,7 @@ class GaussianIncrements(AbstractIncrements):
 class TwoPointIncrements(AbstractIncrements):
     """Increments that are 1 or -1 with equal probability, a random bit each.
 
-    They have the moments that a scheme of weak order 1 needs (Kloeden and Platen, 1992, chapter 14), at a fraction of
+    They have the moments that a scheme of weak order 1 needs (kloeden1992, chapter 14), at a fraction of
     the price of normal ones: a word of 32 bits per coordinate serves 32 steps, one bit a step.
 
     >>> TwoPointIncrements().take(jnp.full(3, 5, jnp.uint32), 1, jnp.ones(()), jnp.zeros(3)).tolist()
@@ -80,9 +80,9 @@ class TwoPointIncrements(AbstractIncrements):
 class ThreePointIncrements(AbstractIncrements):
     """Increments that are $\\sqrt 3$, 0 or $-\\sqrt 3$ with probabilities 1/6, 2/3 and 1/6.
 
-    They have the moments up to the fifth of normal ones, as a scheme of weak order 2 needs (Kloeden and Platen, 1992,
-    chapter 14). A word is read as a fraction in base 6, of which four digits serve four steps: the probabilities are
-    exact to $6^4 / 2^{32} = 3 \\cdot 10^{-7}$.
+    They have the moments up to the fifth of normal ones, as a scheme of weak order 2 needs (kloeden1992, chapter 14). A word
+    is read as a fraction in base 6, of which four digits serve four steps: the probabilities are exact to
+    $6^4 / 2^{32} = 3 \\cdot 10^{-7}$.
 
     >>> round(ThreePointIncrements().take(jnp.uint32(0), 0, jnp.ones(()), jnp.zeros(())).item(), 3)
     1.732

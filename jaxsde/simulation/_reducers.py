@@ -98,7 +98,7 @@ class Moments(AbstractReducer):
         return self.merge(stats, _MomentSums(count, mean, self._sum_of_products(deviations)))
 
     def merge(self, a: _MomentSums, b: _MomentSums) -> _MomentSums:
-        # Chan, Golub and LeVeque's update, which loses no digits to large means.
+        # The update of chan1983, which loses no digits to large means.
         count = a.count + b.count
         share = (b.count / jnp.maximum(count, 1)).astype(a.mean.dtype)
         shift = b.mean - a.mean

@@ -21,7 +21,7 @@ def scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
       (derived here from Lemma 3.7).
     - RMSprop, Adam, the square-root rule: with $\\kappa = \\sqrt\\delta$, $\\eta \\to \\kappa\\eta$,
       $1 - \\beta_i \\to \\kappa^2 (1 - \\beta_i)$, $\\epsilon \\to \\epsilon / \\kappa$, and $v_0 \\to v_0 / \\kappa^2$
-      (Malladi et al., 2022).
+      (malladi2022).
     - RMSpropW, AdamW: moreover $\\theta \\to \\kappa\\theta$, from the invariance of the bound of Lemma 3.13.
 
     In each case `steps` becomes `steps` / $\\delta$: a step does the work of $\\delta$ smaller ones. Schedules are scaled and

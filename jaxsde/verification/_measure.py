@@ -90,7 +90,7 @@ def along(
 
 
 def extrapolated(measure: Callable[[int], Measured], substeps: int) -> Measured:
-    """A measurement at `substeps` and twice as many solver steps, extrapolated to a step of zero (Talay and Tubaro)."""
+    """A measurement at `substeps` and twice as many solver steps, extrapolated to a step of zero (talay1990)."""
     (coarse, rough), (fine, sharp) = measure(substeps), measure(2 * substeps)
     return 2 * np.asarray(fine) - np.asarray(coarse), np.hypot(2 * np.asarray(sharp), np.asarray(rough))
 
