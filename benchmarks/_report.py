@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from jaxsde.reporting._table import text_table
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -41,7 +43,8 @@ class Report:
     def text(self) -> str:
         parts = [f"== {self.name}: {self.setting}"]
         if self.rows:
-            parts.append(table(self.columns, self.rows))
+            words = [0, *(i for i, name in enumerate(self.columns) if not name)]  # a column without a name holds remarks
+            parts.append(text_table(self.columns, self.rows, left=words))
         parts += [f"   {remark}" for remark in self.remarks]
         if self.claims:
             parts.append(claims_table(self.claims))
@@ -56,14 +59,7 @@ def claims_table(claims: list[Claim]) -> str:
         (c.what, "-" if c.measured is None else f"{c.measured:.3g}", f"{c.sense} {c.target:g}", c.verdict, c.why)
         for c in claims
     ]
-    return table(("what", "measured", "target", "", ""), rows)
-
-
-def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(str(row[i])) for row in (columns, *rows)) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in (columns, *rows)
-    )
+    return text_table(("what", "measured", "target", "", ""), rows, left=(0, 2, 3, 4))
 
 
 def environment() -> dict[str, str | int]:

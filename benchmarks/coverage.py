@@ -19,8 +19,9 @@ import scipy.stats
 
 import jaxsde as js
 from jaxsde._registry import OPTIMIZERS
+from jaxsde.reporting._table import text_table
 
-from ._report import environment, table
+from ._report import environment
 
 _RATE, _SCALE, _GROUPS = 0.05, 0.8, 32
 _HESSIANS = {1: [1.7], 2: [[1.7, 0.5], [0.5, 0.9]]}
@@ -74,7 +75,7 @@ def main() -> None:
         arguments.out.write_text(json.dumps(found, indent=1))  # after each: an interrupt loses nothing
     columns = tuple(found[0])
     text = lambda v: " ".join(f"{x:.3f}" for x in v) if isinstance(v, list) else f"{v:.2g}" if isinstance(v, float) else str(v)
-    print(table(columns, [tuple(text(row[c]) for c in columns) for row in found]))
+    print(text_table(columns, [tuple(text(row[c]) for c in columns) for row in found], left=(0, 1)))
     every = np.concatenate([row["coverage"] for row in found])
     low, mean, high = (100 * f(every) for f in (np.min, np.mean, np.max))
     print(f"least {low:.1f} %, mean {mean:.1f} %, most {high:.1f} %; wrote {arguments.out}")

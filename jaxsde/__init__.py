@@ -8,6 +8,7 @@ from . import (
     studies as studies,
     theory as theory,
 )
+from ._citation import citation as citation
 from .estimation import (
     Comparison as Comparison,
     Expectations as Expectations,

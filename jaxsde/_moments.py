@@ -7,7 +7,7 @@ from jaxtyping import Array
 def merge_moments(
     a_count: Array | int, a_mean: Array, a_deviations: Array, b_count: Array | int, b_mean: Array, b_deviations: Array
 ) -> tuple[Array, Array]:
-    """Merges the moments of two sets (Chan, Golub and LeVeque, 1983); loses no digits to large means.
+    """Merges the moments of two sets (chan1983); loses no digits to large means.
 
     **Arguments:** of each set how many members it has, their mean, and the sum of their squared deviations from it, or of
     the outer products of these, which have an axis more.

@@ -1,9 +1,8 @@
 """Random words and normal numbers as a pure function of a key and integer counters, cheap enough to vanish in a step.
 
-The generator is Threefry2x32-20 (Salmon, Moraes, Dror and Shaw, *Parallel random numbers: as easy as 1, 2, 3*,
-SC 2011), JAX's own by default: a bijection of 64-bit counters under a 64-bit key, made of additions, rotations and
-exclusive ors, which every processor has. Each draw is one expression of its counter, which a compiler fuses into the
-step that uses it; `jax.random` would first derive a key per step.
+The generator is Threefry2x32-20 (salmon2011), JAX's own by default: a bijection of 64-bit counters under a 64-bit key, made
+of additions, rotations and exclusive ors, which every processor has. Each draw is one expression of its counter, which a
+compiler fuses into the step that uses it; `jax.random` would first derive a key per step.
 """
 
 from collections.abc import Callable
@@ -59,7 +58,7 @@ def normal(
 ) -> Float[Array, "..."]:
     """Standard normal numbers: number `n` of the sequence of such draws; `offset` as in `words`.
 
-    By the method of Box and Muller (1958), $\\sqrt{-2 \\log u}\\,\\cos 2 \\pi v$. In float32 and below u is at
+    By the method of Box and Muller (box1958), $\\sqrt{-2 \\log u}\\,\\cos 2 \\pi v$. In float32 and below u is at
     least $2^{-32}$, so that no number exceeds 6.7; in float64 it is at least $2^{-53}$, and none exceeds 8.6.
     """
     one, other = words(key, n, offset, shape)

@@ -34,6 +34,8 @@ def test_the_sde_follows_the_optimizer_and_theory_the_stationary_law(opt):
     assert bound is not None
     excess = result.optimizer.curves.loss - 5 * result.optimizer.loss_stderr
     assert np.all(excess[1:] < bound[1:])
+    assert max(map(len, js.reporting.table(result).split("\n"))) <= 100
+    assert js.reporting.verdict(result)[0].startswith("The SDE follows the optimizer's loss")
 
 
 def _halved(opt):
@@ -83,6 +85,8 @@ def test_the_command_writes_a_table_a_picture_and_a_file(tmp_path):
     done = subprocess.run([*command, *run], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "stationary loss" in done.stdout
+    assert max(map(len, done.stdout.split("\n"))) <= 100
+    assert "follows the optimizer's loss" in done.stdout.split("wrote")[1]
     assert (tmp_path / "jaxsde-adamw-quadratic.png").stat().st_size > 10_000
     with xarray.open_dataset(tmp_path / "jaxsde-adamw-quadratic.nc", engine="h5netcdf") as data:
         assert data.optimizer_loss.shape == data.sde_loss.shape == data.theory_loss.shape == (101,)

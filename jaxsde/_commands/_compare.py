@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import textwrap
 from typing import Annotated
 
 import tyro
@@ -10,6 +11,7 @@ from .. import reporting
 from .._extras import require
 from .._registry import PROBLEMS
 from ..estimation import compare
+from ..reporting._table import WIDTH
 from ._setup import Setup, by_problem
 
 _SUBSTEPS = "Solver steps of the SDE per optimizer step."
@@ -19,8 +21,8 @@ _SUBSTEPS = "Solver steps of the SDE per optimizer step."
 class Compare(Setup):
     """Simulates an optimizer and its SDE on a problem, and sets them beside the theory.
 
-    Prints a table and writes a picture and a netCDF file with all the numbers. Defaults given as None depend on the
-    problem.
+    Prints a table, writes a picture and a netCDF file with all the numbers, and ends with what they show, in words.
+    Defaults given as None depend on the problem.
     """
 
     steps: Annotated[int | None, tyro.conf.arg(help=f"Optimizer steps. {by_problem('steps')}.")] = None
@@ -31,7 +33,7 @@ class Compare(Setup):
 
 
 def run_compare(arguments: Compare) -> None:
-    """Runs the comparison, prints the table, and writes the picture and the file."""
+    """Runs the comparison, prints the table, writes the picture and the file, and prints the verdict."""
     # What is missing should show before the work is done, not after.
     require("matplotlib", extra="plots", purpose="the picture")
     for package in ("xarray", "h5netcdf", "h5py"):
@@ -56,4 +58,5 @@ def run_compare(arguments: Compare) -> None:
     axes = reporting.plot(result)
     axes.figure.savefig(f"{name}.png", dpi=150)
     reporting.save(result, f"{name}.nc")
-    print(f"wrote {name}.png and {name}.nc")
+    print(f"wrote {name}.png and {name}.nc\n")
+    print(textwrap.fill(" ".join(reporting.verdict(result)), WIDTH))

@@ -18,7 +18,7 @@ def effective_sample_size(values: Any) -> np.ndarray:
 
     The draws are rank-normalised over split chains, and $S = N / \\hat\\tau$ with
     $\\hat\\tau = -1 + 2 \\sum_k (\\hat\\rho_{2k} + \\hat\\rho_{2k+1})$, summed over Geyer's initial monotone sequence
-    (Vehtari et al., 2021, equations 10 to 14). A constant has as many as there are draws.
+    (vehtari2021, equations 10 to 14). A constant has as many as there are draws.
 
     **Arguments:** `values`: shape `(chains, draws, ...)`, at least 4 draws; of an ensemble, seeds are the chains and
     recorded times the draws.
@@ -60,7 +60,7 @@ def r_hat(values: Any) -> np.ndarray:
 
     $\\hat R = \\sqrt{(B / W + n - 1) / n}$ with the variances $B / n$ between and $W$ within split chains of length $n$,
     of the rank-normalised draws and of their rank-normalised distances from the median; the larger of the two
-    (Vehtari et al., 2021, section 4). A constant has 1.
+    (vehtari2021, section 4). A constant has 1.
 
     **Arguments:** `values`: shape `(chains, draws, ...)`, at least 2 chains of 4 draws; of an ensemble, seeds are the
     chains and recorded times the draws.
@@ -82,7 +82,7 @@ def burn_in(mean: Any, stderr: Any, without: Any = None) -> tuple[int, bool]:
     """Finds the record from which on a curve is stationary, and tells whether it is.
 
     The start $k$ minimises $\\sum_{i \\ge k} (m_i - \\bar m_k)^2 / (n - k)^2$, the squared standard error that the rest
-    of the curve would have if it were white noise about its average $\\bar m_k$: MSER (White, 1997), with $k$ at most
+    of the curve would have if it were white noise about its average $\\bar m_k$: MSER (white1997), with $k$ at most
     $n / 2$. The rest counts as stationary if the averages over its two halves agree within three standard errors of
     their difference. These come from the jackknife if `without` is given. If not, the correlation in time is unknown, and the
     bound takes each average to be as uncertain as its records, so that a drift within their noise goes unseen.

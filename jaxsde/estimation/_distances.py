@@ -46,7 +46,7 @@ def wasserstein(a: Any, b: Any) -> np.ndarray:
 def energy(a: Any, b: Any) -> np.ndarray:
     """Computes the energy distance $D$ between the laws of each coordinate.
 
-    $D^2 = 2\\,E|A - B| - E|A - A'| - E|B - B'| = 2 \\int (F_a - F_b)^2$ (Székely and Rizzo, 2013). Tails weigh less in it
+    $D^2 = 2\\,E|A - B| - E|A - A'| - E|B - B'| = 2 \\int (F_a - F_b)^2$ (szekely2013). Tails weigh less in it
     than in the Wasserstein distance.
 
     **Arguments:** `a`, `b`: as in [`wasserstein`][].
@@ -65,7 +65,7 @@ def energy(a: Any, b: Any) -> np.ndarray:
 def sliced_wasserstein(a: Any, b: Any, *, projections: int = 128, seed: int = 0) -> float:
     """Computes the mean of [`wasserstein`][] along random directions, a distance between joint laws.
 
-    $\\int_{S^{d-1}} W_1(\\theta^\\top A, \\theta^\\top B)\\,d\\theta$ (Bonneel et al., 2015), by Monte Carlo. It sees
+    $\\int_{S^{d-1}} W_1(\\theta^\\top A, \\theta^\\top B)\\,d\\theta$ (bonneel2015), by Monte Carlo. It sees
     correlations that no coordinate shows.
 
     **Arguments:** `a`, `b`: samples, shape `(seeds, d)`; `projections`: the number of directions; `seed`: theirs.

@@ -43,8 +43,8 @@ class LayerNoise(NamedTuple):
     kurtosis: float
     """Excess kurtosis, the mean over coordinates; 0 for Gaussian noise."""
     tail_index: float
-    """Hill's estimate a of the tail, P(|Z| > z) ~ z^-a, from the largest hundredth of all noise, each coordinate over its
-    mean absolute value. To be held against `gaussian_tail_index`: noise of infinite variance has 2 or less."""
+    """Hill's estimate (hill1975) a of the tail, P(|Z| > z) ~ z^-a, from the largest hundredth of all noise, each coordinate
+    over its mean absolute value. To be held against `gaussian_tail_index`: noise of infinite variance has 2 or less."""
     effective_rank: float
     """(tr S)^2 / tr S^2 of the covariance S: the number of directions of noise that is equally strong in each."""
     sign_gap: float

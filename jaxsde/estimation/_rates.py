@@ -88,7 +88,7 @@ def convergence_rate(
     The rate is minus the slope of a straight line, fitted by weighted least squares:
 
     - `"exponential"`: $\\log(m_t - m_\\infty)$ against $t$, as under the bounds $S_0 e^{-2 \\mu \\Delta t}$ of Phases 2
-      and 3 (Compagnoni et al., 2025, Lemma 3.5);
+      and 3 (compagnoni2025, Lemma 3.5);
     - `"sqrt"`: $\\sqrt{m_t - m_\\infty}$ against $t$, as in Phase 1, where the loss is a square that reaches zero;
     - `"power"`: $\\log(m_t - m_\\infty)$ against $\\log t$: $m_t - m_\\infty \\propto t^{-p}$.
 
@@ -172,7 +172,7 @@ def phase_rates(
     - `boundaries`: the values that cut the run into phases, falling. A phase starts with the first record at or below
       its boundary; the last one ends where the mean is no longer five standard errors above its floor.
     - `kinds`: what decays how, one more than boundaries, by default all `"exponential"`; for SignSGD
-      `("sqrt", "exponential", "exponential")` (Compagnoni et al., 2025, Lemma 3.5).
+      `("sqrt", "exponential", "exponential")` (compagnoni2025, Lemma 3.5).
     - `floor`, `level`: as in [`convergence_rate`][], for every phase.
 
     **Returns:** a [`ConvergenceRate`][] per phase; None where a phase has fewer than three records.

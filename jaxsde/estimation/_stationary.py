@@ -30,7 +30,7 @@ _RECORDS, _FIRST_STEPS = 64, 512
 # limits. The first run is longer by the second number: R-hat needs seeds that have forgotten their starts several times.
 _SETTLED, _LENGTHS = 1e-7, 6
 
-# Seeds have mixed when R-hat is below this (Vehtari et al., 2021, advise 1.01 for chains that are much longer).
+# Seeds have mixed when R-hat is below this (vehtari2021 advises 1.01 for chains that are much longer).
 _MIXED = 1.05
 
 # The run that counts has this number over that of seeds as its share of the run in which seeds mixed, within these limits.
@@ -128,7 +128,7 @@ def stationary(
     - `max_steps`: the largest number of steps to try by default.
 
     **Returns:** a [`Stationary`][]: `.mean` `(d,)`, `.covariance` `(d, d)`, `.loss`, `.stderr`, `.reduction`, the
-    diagnostics of Vehtari et al. (2021) and the verdict `.settled`.
+    diagnostics of vehtari2021 and the verdict `.settled`.
 
     **Raises:** `ValueError` or `TypeError` for arguments that don't fit; `ValueError` if fewer than two seeds have not
     diverged at the end.
@@ -168,7 +168,7 @@ def stationary(
 
 
 def extrapolate_law(coarse: Stationary, fine: Stationary) -> Stationary:
-    """Extrapolates the law of an SDE to a solver step of zero (Talay and Tubaro, 1990).
+    """Extrapolates the law of an SDE to a solver step of zero (talay1990).
 
     **Arguments:** what [`stationary`][] gives with some `substeps` and with twice as many; standard errors take the two runs
     for independent.

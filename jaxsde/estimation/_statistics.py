@@ -29,7 +29,7 @@ def rounding_stderr(value: Any, dtype: Any) -> np.ndarray:
 
 def extrapolate(coarse: Any, fine: Any) -> Any:
     """The value at a solver step of zero, from one at a step and one at half of it: Richardson's extrapolation, for a solver
-    of weak order 1 (Talay and Tubaro, 1990).
+    of weak order 1 (talay1990).
 
     >>> extrapolate(1.5, 1.25)
     1.0

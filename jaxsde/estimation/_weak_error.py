@@ -98,7 +98,7 @@ def weak_error(
 
     An SDE is a weak approximation of order $p$ if $|E\\,g(x_k) - E\\,g(X_{k\\eta})| \\le C \\eta^p$ for smooth $g$. As
     $\\eta$ changes, adaptive methods keep $\\rho = (1 - \\beta) / \\eta$, and so their time scales. Richardson's
-    extrapolation, $2 E\\,g(X^{h/2}) - E\\,g(X^h)$ (Talay and Tubaro, 1990), takes out the error of the solver, and control
+    extrapolation, $2 E\\,g(X^{h/2}) - E\\,g(X^h)$ (talay1990), takes out the error of the solver, and control
     variates take out most of the sampling noise, as in [`expectations`][].
 
     The order alone proves nothing about the noise: the plain ODE, whose error is given as well, is also of order 1.

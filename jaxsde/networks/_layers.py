@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-# The variance of weights times their fan-in: keeps the size of activations through ReLU (He et al., 2015), or without it.
+# The variance of weights times their fan-in: keeps the size of activations through ReLU (he2015), or without it.
 RELU, LINEAR = 2.0, 1.0
 
 

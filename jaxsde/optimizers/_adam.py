@@ -144,7 +144,7 @@ class AdamW(AbstractOptimizer):
         return optax.adamw(self.learning_rate, b1=self.b1, b2=self.b2, eps=self.eps, weight_decay=self.weight_decay)
 
     def sde(self, problem: Problem, model: str = "compagnoni", *, start_steps: int = 1) -> SDE:
-        """The SDE of AdamW on `problem` (Theorem 3.12).
+        """The SDE of AdamW on `problem` (compagnoni2025, Theorem 3.12).
 
         With $\\rho_i = (1 - \\beta_i) / \\eta$, $\\gamma_i(t) = 1 - e^{-\\rho_i t}$,
         $P = \\sqrt V + \\epsilon \\sqrt{\\gamma_2(t)}$ and $\\eta_t$ the schedule relative to the reference rate:
@@ -162,15 +162,15 @@ class AdamW(AbstractOptimizer):
 
         **Arguments:**
 
-        - `model`: `"compagnoni"` is the above (Compagnoni et al., 2025); `"compagnoni-drift"` is the form quoted, with that
+        - `model`: `"compagnoni"` is the above (compagnoni2025); `"compagnoni-drift"` is the form quoted, with that
           mean in the drift alone; `"malladi"` drops $\\nabla f(X)^2$ from $dV$ and all terms with $\\eta \\rho_1$ from $dX$
-          (Malladi et al., 2022, written in the clock $t = k \\eta$); `"ode"` is the drift of the first alone;
+          (malladi2022, written in the clock $t = k \\eta$); `"ode"` is the drift of the first alone;
           `"compagnoni-full"` keeps the noise of V that the first drops, $\\sqrt\\eta \\rho_2 (2 \\nabla f \\Sigma^{1/2} dW
           + \\sqrt 2\\,\\Sigma\\,dW')$ for Gaussian noise with independent coordinates: of order 1 as well, but nearer to
           the optimizer while the loss still falls; `"second-order"` is of weak order 2 as $\\eta \\to 0$ at constant
           $\\rho_1, \\rho_2$ and away from $t = 0$: its drift is corrected by terms of order $\\eta$, so that the look-ahead
           has the factor 1/2, bias corrections are the optimizer's own, $1 - \\beta_i^{t/\\eta}$, and V has that noise too
-          (after Callisti, Romito and Triggiano, 2025). For a constant learning rate. The noise of the last two is a pair of
+          (after callisti2025). For a constant learning rate. The noise of the last two is a pair of
           Brownian motions, W and W'.
         - `start_steps`: how many true optimizer steps come first, at least 1: the bias correction is singular at
           $t = 0$. After them the optimizer and the SDE have the same law.

@@ -158,13 +158,13 @@ class RMSpropW(AbstractOptimizer):
 
         **Arguments:**
 
-        - `model`: `"compagnoni"` is the above (Compagnoni et al., 2025); `"malladi"` drops $\\nabla f(X)^2$ from $dV$
-          (Malladi et al., 2022, written in the clock $t = k \\eta$); `"ode"` is the drift of the first alone;
+        - `model`: `"compagnoni"` is the above (compagnoni2025); `"malladi"` drops $\\nabla f(X)^2$ from $dV$
+          (malladi2022, written in the clock $t = k \\eta$); `"ode"` is the drift of the first alone;
           `"compagnoni-full"` keeps the noise of V that the first drops, $\\sqrt\\eta \\rho (2 \\nabla f \\Sigma^{1/2} dW +
           \\sqrt 2\\,\\Sigma\\,dW')$ for Gaussian noise with independent coordinates: of order 1 as well, but nearer to the
           optimizer while the loss still falls; `"second-order"` is of weak order 2 as $\\eta \\to 0$ at constant $\\rho$:
           its drift is corrected by terms of order $\\eta$, for the flow within a step and for the denominator that has seen
-          the gradient it divides, and V has that noise too (after Callisti, Romito and Triggiano, 2025). For a constant
+          the gradient it divides, and V has that noise too (after callisti2025). For a constant
           learning rate; best with `initial_scale` > 0 and `start_steps=0`. The noise of the last two is a pair of Brownian
           motions, W and W'.
         - `start_steps`: how many true optimizer steps come first; after them the optimizer and the SDE have the same

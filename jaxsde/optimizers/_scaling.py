@@ -22,7 +22,7 @@ def scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
       (derived here from Lemma 3.7).
     - RMSprop, Adam, the square-root rule: with $\\kappa = \\sqrt\\delta$, $\\eta \\to \\kappa\\eta$,
       $1 - \\beta_i \\to \\kappa^2 (1 - \\beta_i)$, $\\epsilon \\to \\epsilon / \\kappa$, and $v_0 \\to v_0 / \\kappa^2$
-      (Malladi et al., 2022).
+      (malladi2022).
     - RMSpropW, AdamW: moreover $\\theta \\to \\kappa\\theta$, from the invariance of the bound of Lemma 3.13.
     - An optimizer of your own, by the `roles` that its class declares: the square-root rule if it is `normalised`, else the
       linear one, which scales averages alike and keeps weight decay.

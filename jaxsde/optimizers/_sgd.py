@@ -57,9 +57,9 @@ class SGD(AbstractOptimizer):
         **Arguments:** `model`:
 
         - `"compagnoni"`: $dX = -\\eta_t \\nabla f(X)\\,dt + \\eta_t \\sqrt{\\eta}\\,\\Sigma(X)^{1/2} dW$, a weak
-          approximation of order 1 (Li, Tai and E, 2019), with $\\eta_t$ the schedule relative to the reference rate.
+          approximation of order 1 (li2019), with $\\eta_t$ the schedule relative to the reference rate.
         - `"second-order"`: $dX = -\\nabla \\big(f + \\frac\\eta4 \\|\\nabla f\\|^2\\big)(X)\\,dt +
-          \\sqrt{\\eta}\\,\\Sigma(X)^{1/2} dW$, of weak order 2 (Li, Tai and E, 2019), for a constant learning rate. Its drift
+          \\sqrt{\\eta}\\,\\Sigma(X)^{1/2} dW$, of weak order 2 (li2019), for a constant learning rate. Its drift
           takes a product with the Hessian.
         - `"ode"`: the drift of the first alone, which is of weak order 1 as well.
 

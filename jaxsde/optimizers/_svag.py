@@ -15,8 +15,8 @@ from ._base import AbstractOptimizer, check_problem
 
 
 def svag(optimizer: AbstractOptimizer, problem: Problem, ell: int) -> Chain:
-    """The chain of SVAG, "stochastic variance amplified gradient" (Li, Malladi and Arora, 2021, for SGD; Malladi et al.,
-    2022, for adaptive methods): l (SGD) or l^2 (adaptive) small steps for one of the optimizer's.
+    """The chain of SVAG, "stochastic variance amplified gradient" (li2021 for SGD; malladi2022 for
+    adaptive methods): l (SGD) or l^2 (adaptive) small steps for one of the optimizer's.
 
     Each small step takes two independent stochastic gradients, as $\\frac{1 + r}2 g_1 + \\frac{1 - r}2 g_2$, whose
     covariance is that of one of them times l with $r = \\sqrt{2 l - 1}$ for SGD, and times $l^2$ with

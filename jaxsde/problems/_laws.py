@@ -126,7 +126,7 @@ class AlphaStable(AbstractScaleFamily):
         return 2 / np.pi * jnp.exp(jax.scipy.special.gammaln(1 + 1 / self.alpha))
 
     def _sample_unit(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
-        """The formula of Chambers, Mallows and Stuck (1976), exact for any alpha."""
+        """The formula of Chambers, Mallows and Stuck (chambers1976), exact for any alpha."""
         angle_key, size_key = jax.random.split(key)
         alpha = self.alpha.astype(dtype)
         angle = jax.random.uniform(angle_key, shape, dtype, minval=-np.pi / 2, maxval=np.pi / 2)

@@ -20,9 +20,9 @@ def sign_covariance(
 ) -> Float[Array, "d d"]:
     """Cov(sign(a + Z)) of normal Z with unit variances and this correlation, given `ratio` $a$ and the signs' variances.
 
-    Off the diagonal it is four times the excess of an orthant probability over that of independent variables (Plackett,
-    1954), $\\frac2\\pi \\int_0^{\\arcsin\\rho} \\exp\\Big(-\\frac{a^2 + b^2 - 2 a b \\sin t}{2 \\cos^2 t}\\Big) dt$: no
-    difference of nearly equal numbers is taken. At $a = b = 0$ it is $\\frac2\\pi \\arcsin\\rho$.
+    Off the diagonal it is four times the excess of an orthant probability over that of independent variables
+    (plackett1954), $\\frac2\\pi \\int_0^{\\arcsin\\rho} \\exp\\Big(-\\frac{a^2 + b^2 - 2 a b \\sin t}{2 \\cos^2 t}\\Big) dt$:
+    no difference of nearly equal numbers is taken. At $a = b = 0$ it is $\\frac2\\pi \\arcsin\\rho$.
     """
     nodes, weights = _rule()
     angle = jnp.arcsin(jnp.clip(correlation, -1, 1))

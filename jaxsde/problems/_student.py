@@ -95,7 +95,7 @@ def _gamma_ratio(h: Array) -> Array:
     return jnp.where(large, series, jnp.exp(gammaln(few + 0.5) - gammaln(few)) / jnp.sqrt(few))
 
 
-# In powers of 1 / h (Tricomi and Erdelyi, 1951); what is left out is below 1e-12 for h beyond _LARGE.
+# In powers of 1 / h (tricomi1951); what is left out is below 1e-12 for h beyond _LARGE.
 _LARGE = 20.0
 _GAMMA_RATIO = (1.0, -1 / 8, 1 / 128, 5 / 1024, -21 / 32768, -399 / 262144, 869 / 4194304, 39325 / 33554432)
 
@@ -129,7 +129,7 @@ _ELEMENTARY: dict[float, Callable[[Array], Array]] = {
 
 
 def _sample_t(key: PRNGKeyArray, df: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Student-t draws by Bailey's polar formula (1994), sqrt(df (u^(-2/df) - 1)) cos(2 pi v): exact, no rejection."""
+    """Student-t draws by Bailey's polar formula (bailey1994), sqrt(df (u^(-2/df) - 1)) cos(2 pi v): exact, no rejection."""
     u, v = jax.random.uniform(key, (2, *shape), dtype)
     df = df.astype(dtype)
     radius = jnp.sqrt(df * jnp.expm1(-2 / df * jnp.log1p(-u)))

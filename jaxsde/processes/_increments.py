@@ -15,6 +15,9 @@ from ._blocks import resume_blocks
 
 _BITS, _SIDES, _DIGITS = 32, 6, 4
 
+# A word below the one has 0 for its first digit in base 6, a word from the other on has 5.
+_FIRST_SIXTH, _LAST_SIXTH = np.uint32(-(-(2**32) // _SIDES)), np.uint32(-(-(_SIDES - 1) * 2**32 // _SIDES))
+
 
 class AbstractIncrements(eqx.Module):
     """A law of independent increments with mean 0 and variance 1.
@@ -53,7 +56,7 @@ class GaussianIncrements(AbstractIncrements):
 class TwoPointIncrements(AbstractIncrements):
     """Increments that are 1 or -1 with equal probability, a random bit each.
 
-    They have the moments that a scheme of weak order 1 needs (Kloeden and Platen, 1992, chapter 14), at a fraction of
+    They have the moments that a scheme of weak order 1 needs (kloeden1992, chapter 14), at a fraction of
     the price of normal ones: a word of 32 bits per coordinate serves 32 steps, one bit a step.
 
     >>> TwoPointIncrements().read_step(jnp.full(3, 5, jnp.uint32), 1, jnp.ones(()), jnp.zeros(3)).tolist()
@@ -78,9 +81,9 @@ class TwoPointIncrements(AbstractIncrements):
 class ThreePointIncrements(AbstractIncrements):
     """Increments that are $\\sqrt 3$, 0 or $-\\sqrt 3$ with probabilities 1/6, 2/3 and 1/6.
 
-    They have the moments up to the fifth of normal ones, as a scheme of weak order 2 needs (Kloeden and Platen, 1992,
-    chapter 14). A word is read as a fraction in base 6, of which four digits serve four steps: the probabilities are
-    exact to $6^4 / 2^{32} = 3 \\cdot 10^{-7}$.
+    They have the moments up to the fifth of normal ones, as a scheme of weak order 2 needs (kloeden1992, chapter 14). A word
+    is read as a fraction in base 6, of which four digits serve four steps: the probabilities are exact to
+    $6^4 / 2^{32} = 3 \\cdot 10^{-7}$.
 
     >>> round(ThreePointIncrements().read_step(jnp.uint32(0), 0, jnp.ones(()), jnp.zeros(())).item(), 3)
     1.732
@@ -96,9 +99,8 @@ class ThreePointIncrements(AbstractIncrements):
 
         def pick(word: Array, leaf: Array) -> Array:
             rest = word * shift  # modulo one, as a fraction of 2^32: the digits before the point overflow
-            digit = jax.lax.mulhi(rest, jnp.full_like(rest, _SIDES))
             size = (scale * np.sqrt(3)).astype(leaf.dtype)
-            return jnp.where(digit == 0, size, jnp.where(digit == _SIDES - 1, -size, np.zeros((), leaf.dtype)))
+            return jnp.where(rest < _FIRST_SIXTH, size, jnp.where(rest >= _LAST_SIXTH, -size, np.zeros((), leaf.dtype)))
 
         return jax.tree.map(pick, block, like)
 

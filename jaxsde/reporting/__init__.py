@@ -10,3 +10,4 @@ from ._verification import (
     verification_table as verification_table,
 )
 from ._weak_error import plot_weak_error as plot_weak_error, weak_error_table as weak_error_table
+from ._words import verdict as verdict

@@ -1,18 +1,31 @@
 """A comparison as a table, a picture and a file."""
 
 import json
+import re
+import textwrap
 from typing import Any
 
 import numpy as np
 
 from .._extras import require
 from ..estimation import Comparison, Curves, Estimate, Row, Side
+from ._table import WIDTH, text_table
 
-_HEADER = ("quantity", "optimizer", "SDE", "theory", "SDE dev %", "dev/s.e.", "theory dev %", "dev/s.e.")
+_HEADER = ("quantity", "optimizer", "SDE", "off %", "/s.e.", "theory", "off %", "/s.e.")
+_LEGEND = "off: from the optimizer, in per cent of its value and in standard errors of the difference"
+
+# Quantities whose names would take too many columns.
+_SHORT = {
+    "stationary covariance": "stationary cov.",
+    "norm of the mean": "norm of mean",
+    "convergence rate of the loss": "rate of convergence",
+}
 
 
 def table(comparison: Comparison) -> str:
-    """The comparison as a plain-text table, deviations being from the optimizer; notes below.
+    """The comparison as a plain-text table of at most 100 columns, deviations being from the optimizer; notes below.
+
+    Numbers have four digits, or as many fewer as the columns have room for.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
@@ -20,14 +33,11 @@ def table(comparison: Comparison) -> str:
     >>> "stationary loss" in table(result)
     True
     """
-    lines = [_HEADER, *(_cells(row) for row in comparison.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADER))]
-    text = [comparison.title]
-    for line in lines:
-        rest = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        text.append("  ".join([line[0].ljust(widths[0]), *rest]))
-    text.insert(2, "-" * len(text[1]))
-    return "\n".join([*text, *(f"note: {note}" for note in comparison.notes)])
+    candidates = (text_table(_HEADER, [_cells(row, digits) for row in comparison.rows]) for digits in (4, 3, 2, 1))
+    fitting = (text for text in candidates if max(map(len, text.split("\n"))) <= WIDTH)
+    body = next(fitting, None) or text_table(_HEADER, [_cells(row, 1) for row in comparison.rows])
+    notes = (textwrap.fill(f"note: {note}", WIDTH, subsequent_indent="  ") for note in comparison.notes)
+    return "\n".join([comparison.title, _LEGEND, body, *notes])
 
 
 def plot(comparison: Comparison, ax: Any = None) -> Any:
@@ -106,20 +116,42 @@ def _curve_variables(name: str, curves: Curves) -> dict[str, Any]:
     return variables
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    estimates = (_shown(row.optimizer), _shown(row.sde), "-" if row.theory is None else f"{row.theory:.4g}")
-    return (row.quantity, *estimates, *_deviation(row, row.sde), *_deviation(row, row.theory))
+def _cells(row: Row, digits: int) -> tuple[str, ...]:
+    optimizer, sde = _estimate(row.optimizer, digits), _estimate(row.sde, digits)
+    theory = "-" if row.theory is None else _number(row.theory, digits)
+    return (_named(row.quantity), optimizer, sde, *_deviation(row, row.sde), theory, *_deviation(row, row.theory))
 
 
-def _shown(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else f"{estimate.value:.4g} ± {estimate.stderr:.1g}"
+def _named(quantity: str) -> str:
+    for name, short in _SHORT.items():
+        quantity = quantity.replace(name, short)
+    return _compact(quantity)
+
+
+def _number(value: float, digits: int) -> str:
+    """The shorter of the two ways to write it."""
+    return min(_compact(f"{value:.{digits}g}"), _compact(f"{value:.{digits - 1}e}"), key=len)
+
+
+def _compact(text: str) -> str:
+    """Exponents without plus signs and leading zeros."""
+    return re.sub(r"(?<=\d)e([+-])0*(?=\d)", lambda found: "e" + found[1].replace("+", ""), text)
+
+
+def _estimate(estimate: Estimate | None, digits: int) -> str:
+    return "-" if estimate is None else f"{_number(estimate.value, digits)} ± {_number(estimate.stderr, 1)}"
 
 
 def _deviation(row: Row, other: Estimate | float | None) -> tuple[str, str]:
     deviation = row.deviation(other)
-    if deviation is None:
+    if deviation is None or np.isnan(deviation[0]):
         return "-", "-"
-    percent, sigmas = deviation
-    if np.isnan(percent):
-        return "-", "-"
-    return (f"{percent:+.1f}" if abs(percent) < 1e4 else "large"), f"{sigmas:+.1f}"
+    return _signed(deviation[0]), _signed(deviation[1])
+
+
+def _signed(value: float) -> str:
+    """A deviation in at most five characters."""
+    if np.isnan(value):
+        return "-"
+    one_decimal, whole = f"{value:+.1f}", f"{value:+.0f}"
+    return one_decimal if len(one_decimal) <= 5 else whole if len(whole) <= 5 else "large"

@@ -8,6 +8,7 @@ import scipy  # whose parts load when they are first used
 from .._extras import require
 from .._special import SIGN_SLOPE
 from ..estimation import LayerNoise, NoiseReport
+from ._table import text_table
 
 _HEADER = ("array", "size", "active", "gradient", "noise", "ratio", "kurtosis", "tail index", "eff. rank", "sign gap")
 
@@ -19,19 +20,12 @@ def noise_table(report: NoiseReport) -> str:
     >>> "learning rate" in noise_table(js.noise_report(js.Problem(js.Quadratic([1.0]), js.Gaussian(0.1)), jnp.ones(1)))
     True
     """
-    lines = [_HEADER, *(_cells(layer) for layer in (*report.layers, report.whole))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADER))]
-    text = []
-    for line in lines:
-        rest = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        text.append("  ".join([line[0].ljust(widths[0]), *rest]))
-    text.insert(1, "-" * len(text[0]))
-    text.insert(len(text) - 1, text[1])
-    text.append(
-        f"from {report.draws} draws; Gaussian noise has kurtosis 0 and reads {report.gaussian_tail_index:.2g} as tail index"
-    )
-    text.append(f"noise and gradient are as large at a batch {report.critical_ratio:.3g} times this one")
-    text.append(f"the SDE should hold within some {100 * report.tolerance:.3g} % up to the learning rate")
+    text = [
+        text_table(_HEADER, [*map(_cells, report.layers), None, _cells(report.whole)]),
+        f"from {report.draws} draws; Gaussian noise has kurtosis 0 and reads {report.gaussian_tail_index:.2g} as tail index",
+        f"noise and gradient are as large at a batch {report.critical_ratio:.3g} times this one",
+        f"the SDE should hold within some {100 * report.tolerance:.3g} % up to the learning rate",
+    ]
     text += [f"  {name}: {rate:.3g} (curvature {report.curvature[name]:.3g})" for name, rate in report.learning_rate.items()]
     return "\n".join(text)
 

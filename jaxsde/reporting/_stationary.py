@@ -6,6 +6,7 @@ import numpy as np
 
 from ..estimation import Stationary
 from ..theory import Law
+from ._table import text_table
 
 _LISTED = 3
 _BLIND = (
@@ -20,14 +21,13 @@ def stationary_table(laws: Mapping[str, Stationary], forms: Mapping[str, Law], n
     picks = [("mean", (i,)) for i in range(min(d, _LISTED))]
     picks += [("covariance", (i, j)) for i in range(min(d, _LISTED)) for j in range(i, min(d, _LISTED))]
     picks += [("loss", ())]
-    lines = [("", *laws, *forms)]
+    rows = []
     for name, at in picks:
         estimates = [_estimate(law, name, at) for law in laws.values()]
         values = [float(np.asarray(getattr(form, name))[at]) for form in forms.values()]
         label = name + "".join(f"[{i}]" for i in at)
-        lines.append((label, *estimates, *("" if np.isnan(v) else f"{v:.6g}" for v in values)))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        rows.append((label, *estimates, *("" if np.isnan(v) else f"{v:.6g}" for v in values)))
+    text = [text_table(("", *laws, *forms), rows)]
     for name, law in laws.items():
         verdict = "stationary" if law.settled else "NOT stationary"
         text.append(

@@ -8,23 +8,17 @@ import numpy as np
 
 from .._extras import require
 from ..studies import Panel, Study
+from ._table import text_table
 
 _COLUMNS = 4
 
 
 def study_table(study: Study) -> str:
     """The study's table as plain text, its notes below."""
-    lines = [study.header, *(tuple(_shown(cell) for cell in row) for row in study.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(study.header))]
-    words = [all(isinstance(row[i], str) for row in study.rows) for i in range(len(study.header))]
-
-    def aligned(line: tuple[str, ...]) -> str:
-        cells = zip(line, widths, words, strict=True)
-        return "  ".join(cell.ljust(width) if word else cell.rjust(width) for cell, width, word in cells).rstrip()
-
-    text = [study.title, *(aligned(line) for line in lines), *(f"note: {note}" for note in study.notes)]
-    text.insert(2, "-" * max(map(len, text[1 : len(lines) + 1])))
-    return "\n".join(text)
+    words = [i for i in range(len(study.header)) if all(isinstance(row[i], str) for row in study.rows)]
+    rows = [tuple(_shown(cell) for cell in row) for row in study.rows]
+    notes = (f"note: {note}" for note in study.notes)
+    return "\n".join([study.title, text_table(study.header, rows, left=words), *notes])
 
 
 def _shown(cell: str | float) -> str:

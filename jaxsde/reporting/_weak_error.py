@@ -6,6 +6,7 @@ import numpy as np
 
 from .._extras import require
 from ..estimation import Order, WeakError
+from ._table import text_table
 
 _HEADER = ("function", "learning rate", "E optimizer", "model error", "s.e.", "solver error", "s.e.", "ODE error")
 
@@ -19,23 +20,18 @@ def weak_error_table(error: WeakError) -> str:
     >>> "order" in weak_error_table(js.weak_error(js.SGD(0.1), problem, jnp.ones(1), **run))
     True
     """
-    lines: list[tuple[str, ...]] = [_HEADER]
+    rows: list[tuple[str, ...]] = []
     orders = []
     for name, f in error.functions.items():
         for i, rate in enumerate(error.learning_rates):
             ode = "" if f.ode is None else f"{f.ode[i]:.3g}"
             numbers = (f.modelling[i], f.modelling_stderr[i], f.discretisation[i], f.discretisation_stderr[i])
-            lines.append((name if i == 0 else "", f"{rate:g}", f"{f.optimizer[i]:.5g}", *(f"{v:.2g}" for v in numbers), ode))
+            rows.append((name if i == 0 else "", f"{rate:g}", f"{f.optimizer[i]:.5g}", *(f"{v:.2g}" for v in numbers), ode))
         orders.append(f"{name}: model {_order(f.order)}; solver {_order(f.discretisation_order)}")
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADER))]
-    rows = [
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    ]
     title = f"{error.title}: T = {error.T:g}, {error.seeds} seeds, solver with {error.substeps} steps per optimizer step"
     if error.diverged:
         orders.append(f"{error.diverged} trajectories diverged and are left out")
-    return "\n".join([title, rows[0], "-" * len(rows[0]), *rows[1:], *orders])
+    return "\n".join([title, text_table(_HEADER, rows), *orders])
 
 
 def plot_weak_error(error: WeakError, name: str, ax: Any = None) -> Any:

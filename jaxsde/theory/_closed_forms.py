@@ -23,7 +23,7 @@ class DiagonalLaw(NamedTuple):
 
 
 def lemma_3_7(x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike, ts: ArrayLike) -> DiagonalLaw:
-    """SignSGD's law along the way (Compagnoni et al., 2025, Lemma 3.7).
+    """SignSGD's law along the way (compagnoni2025, Lemma 3.7).
 
     With $a = \\sqrt{2/\\pi}\\,\\lambda / \\sigma$, $b = \\frac\\eta\\pi \\lambda^2 / \\sigma^2$ and $m_t = e^{-2(a + b)t}$:
     $E X_t = e^{-at} x_0$, $\\mathrm{Var}\\,X_t = (m_t - e^{-2at}) x_0^2 + \\frac{\\eta}{2(a + b)} (1 - m_t)$.
@@ -48,7 +48,7 @@ def lemma_3_7(x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate
 
 
 def lemma_3_8(x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike, ts: ArrayLike) -> DiagonalLaw:
-    """SGD's law along the way (Compagnoni et al., 2025, Lemma 3.8).
+    """SGD's law along the way (compagnoni2025, Lemma 3.8).
 
     $E X_t = e^{-\\lambda t} x_0$, $\\mathrm{Var}\\,X_t = \\frac\\eta2 \\frac{\\sigma^2}{\\lambda} (1 - e^{-2\\lambda t})$.
 
@@ -65,7 +65,7 @@ def lemma_3_8(x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate
 
 
 def lemma_c52(hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike) -> Float[Array, " d"]:
-    """Adam's stationary variance (Compagnoni et al., 2025, Lemma C.52), $\\frac\\eta2 \\sigma / \\lambda$.
+    """Adam's stationary variance (compagnoni2025, Lemma C.52), $\\frac\\eta2 \\sigma / \\lambda$.
 
     Assumes that noise dominates the gradient and $V$ has settled at $\\sigma^2$, and $\\epsilon = 0$. Then it is exact for the
     linear SDE of $(X, M)$, whatever $\\beta_1$, and it is what `stationary` gives.
@@ -83,7 +83,7 @@ def lemma_c52(hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike) ->
 
 
 def lemma_c57(hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike, weight_decay: ArrayLike) -> Float[Array, " d"]:
-    """AdamW's stationary variance (Compagnoni et al., 2025, Lemma C.57), $\\frac\\eta2 (\\lambda / \\sigma + \\theta)^{-1}$.
+    """AdamW's stationary variance (compagnoni2025, Lemma C.57), $\\frac\\eta2 (\\lambda / \\sigma + \\theta)^{-1}$.
 
     Assumes what [`lemma_c52`][] does. The linear SDE of $(X, M)$ has this times $\\rho_1 / (\\rho_1 + \\theta)$,
     $\\rho_1 = (1 - \\beta_1) / \\eta$, which `stationary` gives: the statement holds for $\\rho_1 \\gg \\theta$. For RMSpropW,
@@ -105,7 +105,7 @@ def lemma_c57(hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike, we
 def rmspropw_transient(
     x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike, weight_decay: ArrayLike, ts: ArrayLike
 ) -> DiagonalLaw:
-    """RMSpropW's law along the way (after Compagnoni et al., 2025).
+    """RMSpropW's law along the way (after compagnoni2025).
 
     With $r = \\lambda / \\sigma + \\theta$: $E X_t = e^{-rt} x_0$, $\\mathrm{Var}\\,X_t = \\frac{\\eta}{2r} (1 - e^{-2rt})$.
 

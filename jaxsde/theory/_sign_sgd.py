@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .. import _checks
-from .._linalg import matmul
+from .._linalg import einsum, matmul
 from ..optimizers import SignSGD
 from ..problems import Gaussian
 from ._linear import LinearRecursion, LinearSystem, exponential

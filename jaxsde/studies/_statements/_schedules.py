@@ -42,7 +42,7 @@ def sign_sgd_with_an_inverse_square_root_schedule(budget: Budget) -> Finding:
     return exponent(-0.5, ts + 1, loss, stderr, 0.05)
 
 
-@statement("schedules", 7, "sister paper, 2506.00181", "SignSGD under Cauchy noise, eta_t = (t + 1)^{-1/2}: converges as eta_t")
+@statement("schedules", 7, "compagnoni2026", "SignSGD under Cauchy noise, eta_t = (t + 1)^{-1/2}: converges as eta_t")
 def sign_sgd_with_a_schedule_under_cauchy_noise(budget: Budget) -> Finding:
     problem = Problem(Quadratic([1.0]), StudentT(1.0, 1.0))
     ts, loss, stderr = _late(SignSGD, 0.5, problem, budget, 702)
