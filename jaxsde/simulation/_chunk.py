@@ -36,7 +36,7 @@ def chunk_size(process: AbstractProcess, recorder: _run.Recorder, x0: Any, key: 
 
 def whole(reducer: AbstractReducer, seeds: int) -> int:
     """So many seeds, filled up to a number that the reducer takes."""
-    return math.ceil(seeds / reducer.multiple) * reducer.multiple
+    return math.ceil(seeds / reducer.seed_multiple) * reducer.seed_multiple
 
 
 _SIZES: OrderedDict[Hashable, int] = OrderedDict()

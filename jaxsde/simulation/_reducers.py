@@ -21,12 +21,12 @@ class AbstractReducer(eqx.Module):
     `merge` its associative product.
     """
 
-    weak: eqx.AbstractClassVar[bool]
+    moments_only: eqx.AbstractClassVar[bool]
     """Whether the result depends on moments only, so that increments need only the right moments."""
 
     @property
     @abc.abstractmethod
-    def multiple(self) -> int:
+    def seed_multiple(self) -> int:
         """Numbers of seeds that `update` takes are multiples of this."""
 
     @abc.abstractmethod
@@ -69,18 +69,18 @@ class Moments(AbstractReducer):
 
     **Arguments:** `covariance`: whether to keep the full covariance of an observable's coordinates as well.
 
-    >>> Moments(covariance=True).weak
+    >>> Moments(covariance=True).moments_only
     True
     """
 
     covariance: bool = eqx.field(static=True, default=False)
-    weak: ClassVar[bool] = True
+    moments_only: ClassVar[bool] = True
 
     def __check_init__(self):
         _checks.instance("covariance", self.covariance, bool, "True or False")
 
     @property
-    def multiple(self) -> int:
+    def seed_multiple(self) -> int:
         return 1
 
     def init(self, like: Float[Array, " k"]) -> _MomentSums:
@@ -168,14 +168,14 @@ class MomentStatistics(eqx.Module):
 class Samples(AbstractReducer):
     """Every seed's value, diverged seeds included. Memory grows with the number of seeds.
 
-    >>> Samples().weak
+    >>> Samples().moments_only
     False
     """
 
-    weak: ClassVar[bool] = False
+    moments_only: ClassVar[bool] = False
 
     @property
-    def multiple(self) -> int:
+    def seed_multiple(self) -> int:
         return 1
 
     def init(self, like: Float[Array, " k"]) -> Array:
@@ -209,19 +209,19 @@ class Jackknife(AbstractReducer):
 
     **Raises:** `TypeError` for another reducer, `ValueError` for fewer groups.
 
-    >>> Jackknife(Moments(), groups=20).weak
+    >>> Jackknife(Moments(), groups=20).moments_only
     True
     """
 
     reducer: Moments
     groups: int = eqx.field(static=True, default=40, converter=_as_groups)
-    weak: ClassVar[bool] = True
+    moments_only: ClassVar[bool] = True
 
     def __check_init__(self):
         _checks.instance("reducer", self.reducer, Moments, "jaxsde.Moments()")
 
     @property
-    def multiple(self) -> int:
+    def seed_multiple(self) -> int:
         return self.groups
 
     def init(self, like: Float[Array, " k"]) -> Any:

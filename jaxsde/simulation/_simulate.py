@@ -108,7 +108,7 @@ def simulate(
     example = process.problem.validate(example)
     dtype = jnp.result_type(*jax.tree.leaves(example))
     process = with_traced(cast(process, dtype), example)
-    process = process.discretised(substeps, increments, moments_only=reduce.weak)
+    process = process.discretised(substeps, increments, moments_only=reduce.moments_only)
     process.check_steps(steps)
     _check_times(process.learning_rate, steps, every, substeps, dtype)
     start = traced(x0, _random.start_key(key)) if is_sampler(x0) else example
