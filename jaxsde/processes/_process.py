@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from .._tree import is_finite
 from ..problems import Problem
 
+Own = TypeVar("Own")
 Move = Callable[[Any, Int[Array, ""], Any], Any]
 
 
@@ -53,7 +54,7 @@ class AbstractProcess(eqx.Module):
         """Raises `ValueError` where the process cannot make so many steps."""
         del steps
 
-    def discretised(self, substeps: int = 1, increments: Any = None, moments_only: bool = True) -> Self:
+    def discretised(self: Own, substeps: int = 1, increments: Any = None, moments_only: bool = True) -> Own:
         """The process itself, which has steps already. Raises `ValueError` where it is asked for others."""
         del moments_only
         if substeps != 1 or increments is not None:
