@@ -93,6 +93,11 @@ def test_losses_and_noise(name):
         _check(function, X0, X0)
 
 
+def _linearise(sde, x0):
+    t0, y0 = sde.init(x0, KEY)
+    return jax.jacfwd(functools.partial(sde.drift, t0))(y0)
+
+
 @pytest.mark.parametrize("opt", OPTIMIZERS, ids=lambda opt: type(opt).__name__)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_steps_of_chains_and_sdes(name, opt):
@@ -106,8 +111,7 @@ def test_steps_of_chains_and_sdes(name, opt):
         )
         _check(run, X0, some=True)
         if isinstance(process, js.SDE):
-            t0, y0 = process.init(X0, KEY)
-            _check(jax.jacfwd(functools.partial(process.drift, t0)), y0)
+            _check(functools.partial(_linearise, process), X0)
 
 
 @pytest.mark.parametrize("opt", OPTIMIZERS, ids=lambda opt: type(opt).__name__)
