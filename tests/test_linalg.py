@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import OPTIMIZERS
+from common import WITH_SDE, WITH_THEORY
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import jaxsde as js
@@ -98,7 +98,7 @@ def _linearise(sde, x0):
     return jax.jacfwd(functools.partial(sde.drift, t0))(y0)
 
 
-@pytest.mark.parametrize("opt", OPTIMIZERS, ids=lambda opt: type(opt).__name__)
+@pytest.mark.parametrize("opt", WITH_SDE, ids=lambda opt: type(opt).__name__)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_steps_of_chains_and_sdes(name, opt):
     problem = PROBLEMS[name]()
@@ -114,7 +114,7 @@ def test_steps_of_chains_and_sdes(name, opt):
             _check(functools.partial(_linearise, process), X0)
 
 
-@pytest.mark.parametrize("opt", OPTIMIZERS, ids=lambda opt: type(opt).__name__)
+@pytest.mark.parametrize("opt", WITH_THEORY, ids=lambda opt: type(opt).__name__)
 @pytest.mark.parametrize("name", ["quadratic", "diagonal", "student", "regression"])
 def test_closed_forms(name, opt):
     problem, ts = PROBLEMS[name](), jnp.linspace(0.0, 1.0, 3)

@@ -27,6 +27,13 @@ NETWORKS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _full_precision():
+    """Users' products have JAX's default precision, which accelerators take for less than float32's; NumPy's are exact."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_leaf_is_a_parameter_and_matters(name):
     network, features = NETWORKS[name]()

@@ -16,9 +16,11 @@ from . import _run
 from ._footprint import largest_array, largest_array_per_seed
 from ._reducers import AbstractReducer
 
-# The states of a chunk's seeds have so many floating-point numbers, but a chunk has at least and at most so many seeds.
+# The states of a chunk's seeds have so many floating-point numbers, but a chunk has at most so many seeds, and at least 16.
 # Measured on a processor: with fewer, starting the kernels of a step weighs more than what larger arrays lose to the caches.
-_CHUNK_NUMBERS, _LEAST_CHUNK, _LARGEST_CHUNK = 2**20, 16, 2**14
+# On an accelerator a step takes some 20 microseconds to start, whatever its size, and there is memory for more.
+_LIMITS, _LIMITS_OF_ACCELERATORS = {"cpu": (2**20, 2**14)}, (2**24, 2**20)
+_LEAST_CHUNK = 16
 
 # How many numbers any array of a chunk's program may have. A network's gradient holds a few such arrays at a time.
 _CHUNK_ARRAY = 2**25
@@ -57,7 +59,8 @@ def _remembered(place: Hashable, find: Callable[[], int]) -> int:
 def _chunk_size(process: AbstractProcess, recorder: _run.Recorder, x0: Any, key: PRNGKeyArray, seeds: int) -> int:
     state = jax.eval_shape(lambda k: process.init(_run.start(x0, k), k), key)
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating))
-    quick = _even(seeds, min(max(_CHUNK_NUMBERS // numbers, _LEAST_CHUNK), _LARGEST_CHUNK))
+    wanted, most = _LIMITS.get(jax.default_backend(), _LIMITS_OF_ACCELERATORS)
+    quick = _even(seeds, min(max(wanted // numbers, _LEAST_CHUNK), most))
     # The program is traced here, as a run would, which then need not: most fit.
     ids = jnp.arange(whole(recorder.reducer, quick), dtype=jnp.int32)
     if quick > 1 and largest_array(functools.partial(_short_run, process, recorder, x0, key), ids) > _CHUNK_ARRAY:
