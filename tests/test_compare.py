@@ -46,6 +46,7 @@ def _halved(opt):
     return type(opt)(**changes)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["sgd", "sign_sgd", "rmspropw", "adamw"])
 def test_the_deviation_from_the_optimizer_is_linear_in_the_learning_rate(name):
     opt = BY_NAME[name]

@@ -132,6 +132,7 @@ LAWS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("law", LAWS)
 def test_sign_sgds_control_is_unbiased_for_every_law(law):
     """Against the exact law of the lattice chain. Beyond the support of uniform noise the sign is certain: a control that

@@ -27,6 +27,7 @@ def tables():
     return run
 
 
+@pytest.mark.sweep
 def test_the_square_root_rule_holds_where_noise_dominates_and_nothing_less_does(tables):
     rows = {(row["setting"], row["batch 256 with"]): row for row in tables("scaling")}
     assert rows["noise dominates", "the rule"]["mean |z|"] < 2
@@ -36,6 +37,7 @@ def test_the_square_root_rule_holds_where_noise_dominates_and_nothing_less_does(
     assert rows["signal dominates", "the rule"]["mean |z|"] > 10
 
 
+@pytest.mark.sweep
 def test_drawn_gradients_have_the_covariance_claimed(tables):
     for row in tables("covariance"):
         assert row["largest |z|"] < 5.5
@@ -43,6 +45,7 @@ def test_drawn_gradients_have_the_covariance_claimed(tables):
         assert 5.5 * row["s.e."] < 0.03  # what is 3 % off would be seen
 
 
+@pytest.mark.sweep
 def test_svag_tends_to_the_sde(tables):
     rows = {(row["optimizer"], row["process"]): row for row in tables("svag")}
     for name, last in (("SGD", 16), ("RMSprop", 4)):
@@ -53,6 +56,7 @@ def test_svag_tends_to_the_sde(tables):
         assert far > 7 * np.sqrt(2) * chance and far > 3 * near  # it has a way to go, and goes it
 
 
+@pytest.mark.sweep
 def test_heavy_tails(tables):
     rows = {(row["nu"], row["optimizer"]): row for row in tables("tails")}
     assert rows[1.0, "SGD"]["largest"] > 1e3

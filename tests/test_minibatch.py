@@ -350,6 +350,7 @@ def test_signs_of_drawn_batches_one_by_one(count, batches):
     np.testing.assert_allclose(noise.sign_covariance(params, params), np.cov(signs.T, ddof=0), atol=1e-5)
 
 
+@pytest.mark.sweep
 def test_sign_sgds_sde_with_the_signs_of_drawn_batches_follows_small_batches():
     """Where the normal approximation is off by some 10 % of the loss."""
     features, targets = (jnp.asarray(a, jnp.float32) for a in _data(64))

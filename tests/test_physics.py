@@ -82,6 +82,7 @@ def _normal_start(variance, d):
     return lambda key: np.sqrt(variance).astype(np.float32) * jax.random.normal(key, (d,))
 
 
+@pytest.mark.sweep
 def test_adamw_stationary_variance_has_the_factor_that_lemma_c57_lacks():
     # 200,000 independent samples: 5 standard errors are 1.6 %.
     d, seeds = 50, 4_000
@@ -199,6 +200,7 @@ def _rmsprop_sde_variance(lam, sigma, eta, rho, t, seeds, noise_of_v):
     return x.var(axis=0)
 
 
+@pytest.mark.sweep
 def test_the_dropped_noise_of_v_is_what_rmsprops_sde_misses_along_the_way():
     lam, sigma, eta, seeds = np.array([1.0, 2.0]), 2.0, 0.01, 60_000
     problem, opt = js.Problem(js.Quadratic(lam), js.Gaussian(sigma)), js.RMSprop(eta, 0.99, initial_scale=sigma**2)

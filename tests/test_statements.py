@@ -11,6 +11,7 @@ from jaxsde.studies import Series, Sweep, Verdict, sweep_study
 from jaxsde.studies._statement import STATEMENTS, below, equal, exponent, first_order
 
 
+@pytest.mark.sweep
 def test_the_quick_selection_comes_out_as_known(tmp_path):
     command = [sys.executable, "-c", "from jaxsde.cli import main; main()", "verify"]
     run = subprocess.run([*command, "--quick"], capture_output=True, text=True, cwd=tmp_path, timeout=300)

@@ -30,6 +30,7 @@ def _adamw_chain(eta, b1, theta):
     return scipy.linalg.solve_discrete_lyapunov(flow, kick @ Q @ kick.T)[:3, :3]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["sgd", "rmspropw", "adamw"])
 def test_coupled_coordinates_with_correlated_noise_to_one_per_cent(name):
     """Optimizer and SDE against Lyapunov equations solved by SciPy. V is not quite at its limit: O(eta), up to 0.7 %."""
@@ -59,6 +60,7 @@ def test_coupled_coordinates_with_correlated_noise_to_one_per_cent(name):
     assert np.all(np.abs(value - sde) < 5 * error + 0.007 * size)
 
 
+@pytest.mark.sweep
 def test_four_digits_of_sign_sgd_from_20_000_seeds():
     opt = js.SignSGD(0.01)
     law = js.stationary(opt.chain(ONE), jnp.zeros(1), key=jax.random.key(2), seeds=20_000)
@@ -148,6 +150,7 @@ def _covered(process, exact, seeds, runs, key):
     return np.mean(hits)
 
 
+@pytest.mark.sweep
 def test_intervals_cover_the_stationary_variance():
     """150 runs each; the binomial's deviation is 1.8 %. With a burn-in chosen from the averaged curves it was 85 %."""
     problem, opt = js.Problem(js.Quadratic([1.7]), js.Gaussian(0.8)), js.SignSGD(0.05)
