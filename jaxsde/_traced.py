@@ -315,10 +315,11 @@ def _inlined(jaxpr: jex.Jaxpr, constants: Any, arguments: Any) -> list[Any]:
 
 
 def _alone(equation: Any) -> jex.ClosedJaxpr:
-    """A program of one equation, from its variable inputs to all of its results that are used."""
+    """A program of one equation, from its variable inputs to its results."""
     inputs = list(dict.fromkeys(v for v in equation.invars if not isinstance(v, jex.Literal)))
-    outputs = [v for v in equation.outvars if not isinstance(v, jex.DropVar)]
-    return jex.ClosedJaxpr(jex.Jaxpr((), inputs, outputs, [equation], equation.effects), [])
+    # JAX 0.8 has no such class and wants none, later versions warn without it.
+    unnamed = (jex.DebugInfo("jit", "one equation", None, None),) if hasattr(jex, "DebugInfo") else ()
+    return jex.ClosedJaxpr(jex.Jaxpr((), inputs, equation.outvars, [equation], equation.effects, *unnamed), [])
 
 
 def is_lasting(value: Any) -> bool:
