@@ -318,8 +318,8 @@ def _alone(equation: Any) -> jex.ClosedJaxpr:
     """A program of one equation, from its variable inputs to its results."""
     inputs = list(dict.fromkeys(v for v in equation.invars if not isinstance(v, jex.Literal)))
     # JAX 0.8 has no such class and wants none, later versions warn without it.
-    unnamed = (jex.DebugInfo("jit", "one equation", None, None),) if hasattr(jex, "DebugInfo") else ()
-    return jex.ClosedJaxpr(jex.Jaxpr((), inputs, equation.outvars, [equation], equation.effects, *unnamed), [])
+    unnamed: Any = {"debug_info": jex.DebugInfo("jit", "one equation", None, None)} if hasattr(jex, "DebugInfo") else {}
+    return jex.ClosedJaxpr(jex.Jaxpr((), inputs, equation.outvars, [equation], equation.effects, **unnamed), [])
 
 
 def is_lasting(value: Any) -> bool:
