@@ -157,9 +157,22 @@ def test_the_data_are_data():
     np.testing.assert_allclose(second[0], exact, rtol=1e-6)
 
 
+def _doubled(slope, reverse=False):
+    """2 x, with a rule of its own that claims another derivative."""
+    if reverse:
+        function = jax.custom_vjp(lambda x: 2 * x)
+        function.defvjp(lambda x: (2 * x, None), lambda _, cotangent: (slope * cotangent,))
+    else:
+        function = jax.custom_jvp(lambda x: 2 * x)
+        function.defjvp(lambda primals, tangents: (2 * primals[0], slope * tangents[0]))
+    return lambda x: jnp.sum(function(x))
+
+
 @pytest.mark.parametrize(
     "one, other",
     [
+        (_doubled(2.0), _doubled(3.0)),
+        (_doubled(2.0, reverse=True), _doubled(3.0, reverse=True)),
         (lambda x: jnp.sum(x**2), lambda x: jnp.sum(x**3)),
         (lambda x: jnp.sum(2.0 * x), lambda x: jnp.sum(3.0 * x)),
         (lambda x: x[0], lambda x: x[1]),
@@ -172,6 +185,13 @@ def test_the_data_are_data():
 def test_functions_that_compute_something_else_are_told_apart(one, other):
     assert traced(one, X0).program != traced(other, X0).program
     assert traced(one, X0).program == traced(one, X0).program
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_fresh_rules_for_derivatives_that_compute_the_same_share_a_program(reverse):
+    first, second = (traced(_doubled(3.0, reverse), X0) for _ in range(2))
+    assert first.program is second.program
+    np.testing.assert_array_equal(jax.grad(first)(X0), [3.0, 3.0])
 
 
 def test_a_traced_function_and_its_derivatives_are_those_of_the_function():
