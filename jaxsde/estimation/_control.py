@@ -147,8 +147,7 @@ def couple(process: Chain | SDE, x0: Any, substeps: int = 1, increments: Any = N
     start = _mean_start(with_traced(sde, x0), x0, keys)
     if size(start) > _LARGEST_STATE:
         return None
-    counts = (jnp.asarray(n, jnp.int32) for n in (sde.start_steps * per_step, per_step))
-    companion = LinearNoiseApproximation(sde, start, *counts)
+    companion = LinearNoiseApproximation(sde, start, jnp.asarray(per_step, jnp.int32))
     as_increment = _as_it_is if isinstance(process, SDE) else eqx.Partial(_whitened, sde.whiten)
     return Coupled(driven, companion, as_increment) if _works_in_double(companion) else None
 

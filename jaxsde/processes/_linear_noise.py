@@ -38,15 +38,18 @@ class LinearNoiseApproximation(eqx.Module):
     stays close to it where noise is small, and so makes a control variate whose expectation is exact.
 
     - `sde`: the SDE.
-    - `start`: its state at step `first`; before that step the approximation rests there.
-    - `first`: the number of the first step.
+    - `start`: its state at the SDE's start; before that step the approximation rests there.
     - `substeps`: how many steps make up one of the optimizer.
     """
 
     sde: SDE
     start: Y
-    first: Int[Array, ""]
     substeps: Int[Array, ""]
+
+    @property
+    def first(self) -> Int[Array, ""]:
+        """The number of the first step."""
+        return self.sde.start_steps * self.substeps
 
     def init(self) -> LinearNoiseState:
         """The state up to step `first`."""
