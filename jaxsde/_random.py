@@ -1,6 +1,5 @@
 """Random streams keyed by integers: what seed i gets at step k depends on the user's key, i and k alone."""
 
-import functools
 from typing import Any
 
 import jax
@@ -8,30 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from ._philox import PHILOX
+
 # The independent streams of a simulation.
 _START, _GRADIENT, _BROWNIAN = 0, 1, 2
+
+_STREAM = jax.eval_shape(lambda: jax.random.key(0, impl=PHILOX)).dtype
 
 # The implementations that have raw keys of these shapes.
 _RAW: dict[tuple[int, ...], str] = {(2,): "threefry2x32", (4,): "rbg"}
 
 
-@functools.cache
-def _implementation() -> str:
-    # Philox is the cheapest generator whose draws are the same under vmap and sharding. Its 4x32 variant has 64-bit
-    # keys; the 2x32 variant's 32 bits would give two of 100,000 seeds the same noise more often than not.
-    try:
-        jax.eval_shape(lambda: jax.random.key(0, impl="philox4x32"))
-    except ValueError:
-        return "threefry2x32"
-    return "philox4x32"
-
-
 def stream_key(key: Any) -> PRNGKeyArray:
     """A key for simulations, from a user's key of whatever kind."""
     key = typed_key(key)
-    if jax.random.key_impl(key) == _implementation():
+    if key.dtype == _STREAM:
         return key
-    return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl=_implementation())
+    # JAX's own Philox has the same bits.
+    words = (
+        jax.random.key_data(key) if str(jax.random.key_impl(key)) == "philox4x32" else jax.random.bits(key, (2,), jnp.uint32)
+    )
+    return jax.random.wrap_key_data(words, impl=PHILOX)
 
 
 def typed_key(key: Any) -> PRNGKeyArray:

@@ -132,6 +132,11 @@ class _Program:
     def __eq__(self, other: Any) -> bool:
         return self is other or (isinstance(other, _Program) and self._hash == other._hash and self._key == other._key)
 
+    @property
+    def key(self) -> Hashable:
+        """What it computes, as nested tuples."""
+        return self._key
+
     def __repr__(self) -> str:
         return f"<program {self._hash & 0xFFFFFFFF:08x}>"
 

@@ -16,6 +16,7 @@ from .._linalg import einsum
 from .._traced import shape_of, traced, with_traced
 from .._tree import cast, flat, is_sampler, size
 from .._typing import Key
+from ..optimizers import AbstractOptimizer
 from ..processes import (
     SDE,
     AbstractIncrements,
@@ -133,9 +134,7 @@ def couple(process: Chain | SDE, x0: Any, substeps: int = 1, increments: Any = N
         return None
     sde = process
     if isinstance(process, Chain):
-        if process.make_sde is None:
-            return None
-        sde = _nearest_sde(process.make_sde)
+        sde = _nearest_sde(process)
         if sde is None or sde.whiten is None:
             return None
     x0 = process.problem.validate(x0)
@@ -180,11 +179,13 @@ def _traced_in_double(companion: LinearNoiseApproximation) -> LinearNoiseApproxi
     return with_traced(companion, companion.sde.position(companion.start))
 
 
-def _nearest_sde(make: Callable[..., SDE]) -> SDE | None:
-    """The SDE that is nearest to its optimizer path by path; None where the optimizer has none on this problem."""
+def _nearest_sde(chain: Chain) -> SDE | None:
+    """The SDE that is nearest to an optimizer's chain path by path; None where it has none on this problem."""
+    if not isinstance(chain.optimizer, AbstractOptimizer):
+        return None
     for model in ({"model": "compagnoni-full"}, {}):
         try:
-            return make(**model)
+            return chain.optimizer.sde(chain.problem, **model)
         except (ValueError, NotImplementedError):
             continue
     return None

@@ -40,7 +40,7 @@ class AbstractOptimizer(AbstractFunctionHolder):
     def chain(self, problem: Problem) -> Chain:
         """The optimizer run on stochastic gradients of `problem`."""
         check_problem(problem)
-        return Chain(self.transform, problem, self.rate, eqx.Partial(self.sde, problem))
+        return Chain(self.transform, problem, self.rate)
 
     def traced(self, params: Any) -> "AbstractOptimizer":
         """The optimizer with a schedule of a user's traced."""

@@ -31,8 +31,6 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
       of an optimizer it is a pytree of the optimizer's hyperparameters, so that these can change without recompiling.
     - `problem`: the [`Problem`][].
     - `learning_rate`: $\\eta$, which gives the chain its clock, $t = k \\eta$.
-    - `make_sde`: a function without arguments that returns the SDE which describes the chain, or `None`. Estimates make
-      use of it, where there is one, to remove most of their own noise.
 
     >>> from jaxsde import SGD, Gaussian, Quadratic
     >>> chain = SGD(learning_rate=0.1).chain(Problem(Quadratic([1.0]), Gaussian(0.0)))
@@ -43,7 +41,6 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
     make_transform: Callable[[], optax.GradientTransformation]
     problem: Problem
     learning_rate: Float[Array, ""]
-    make_sde: Callable[[], Any] | None = None
 
     def init(self, params: PyTree, key: PRNGKeyArray | None = None) -> ChainState:
         """The state before the first step. It takes no random numbers, so needs no key."""
@@ -82,13 +79,17 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
         return state.x
 
     @property
+    def optimizer(self) -> Any:
+        """The optimizer whose `transform` the chain runs, or None where a function of a user's makes the transform."""
+        return getattr(self.make_transform, "__self__", None)
+
+    @property
     def h(self) -> Float[Array, ""]:
         return self.learning_rate
 
     def traced(self, params: PyTree) -> "Chain":
         """The chain with the functions in it traced: those of the problem, and a transform that a user's function makes."""
-        problem, make_sde = with_traced((self.problem, self.make_sde), params)
-        return Chain(traced_transform(self.make_transform, params), problem, self.learning_rate, make_sde)
+        return Chain(traced_transform(self.make_transform, params), with_traced(self.problem, params), self.learning_rate)
 
     def _drive(self, step: Callable[[Any, Array, Any], Any], state: Any, start: Array, stop: Array, key: PRNGKeyArray) -> Any:
         """The state of whatever moves by `step(state, n, draw)` with the chain's gradients, which are drawn with `draw`."""

@@ -1,5 +1,6 @@
 """What a simulation returns."""
 
+import pathlib
 from typing import Any
 
 import equinox as eqx
@@ -31,8 +32,17 @@ class Ensemble(eqx.Module):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A simulation was interrupted. `ensemble` holds the statistics of the seeds that were complete by then."""
+    """A simulation was interrupted.
 
-    def __init__(self, ensemble: Ensemble):
-        super().__init__(f"interrupted after {ensemble.seeds} seeds; their statistics are in .ensemble")
-        self.ensemble = ensemble
+    - `ensemble`: the statistics of the seeds that were complete by then; `None` where there are none.
+    - `checkpoint`: the folder where the same call goes on; `None` where there is none.
+    """
+
+    def __init__(self, ensemble: Ensemble | None, checkpoint: pathlib.Path | None = None):
+        told = [f"interrupted after {0 if ensemble is None else ensemble.seeds} seeds"]
+        if ensemble is not None:
+            told.append("their statistics are in .ensemble")
+        if checkpoint is not None:
+            told.append(f"the same call with checkpoint={str(checkpoint)!r} goes on from here")
+        super().__init__("; ".join(told))
+        self.ensemble, self.checkpoint = ensemble, checkpoint

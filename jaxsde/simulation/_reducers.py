@@ -23,6 +23,8 @@ class AbstractReducer(eqx.Module):
 
     moments_only: eqx.AbstractClassVar[bool]
     """Whether the result depends on moments only, so that increments need only the right moments."""
+    rounds: ClassVar[bool] = True
+    """Whether `merge` rounds. Many chunks are then merged in float64."""
 
     @property
     @abc.abstractmethod
@@ -173,6 +175,7 @@ class Samples(AbstractReducer):
     """
 
     moments_only: ClassVar[bool] = False
+    rounds: ClassVar[bool] = False
 
     @property
     def seed_multiple(self) -> int:

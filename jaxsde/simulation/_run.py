@@ -6,30 +6,35 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .. import _random
 from .._tree import as_params, flat, is_finite, is_sampler
 from ..processes import AbstractProcess
+from . import _devices
 from ._reducers import AbstractReducer
 
-_SEEDS = "seeds"  # the name of the axis that trajectories are vmapped over
+_SEEDS = "jaxsde seeds"  # the name of the axis that trajectories are vmapped over, which no user's mesh has
 
 
 class Record(NamedTuple):
-    """Statistics over the seeds of a chunk; in a buffer, with a leading axis of times."""
+    """Statistics over the seeds of a chunk; in a buffer, with a leading axis of times; in a run, with one of chunks before it."""
 
     statistics: dict[str, Any]
     diverged: Int[Array, ""]
 
 
 class RunState(NamedTuple):
-    """All that a run of a chunk of seeds is between two steps: what a checkpoint saves, and what a device holds."""
+    """All that a run is between two steps: what a checkpoint saves, and what devices hold, a chunk of seeds each.
+
+    Arrays have the seeds of all its chunks, or the chunks, along their first axis; `step` alone is one number for all.
+    """
 
     step: Int[Array, ""]
     """The step that comes next."""
-    seeds: Int[Array, " chunk"]
-    """The numbers of the chunk's seeds."""
+    seeds: Int[Array, " seeds"]
+    """The numbers of the seeds."""
     keys: Array
     """The keys of their noise. They are derived once: within the loop's program they would be at each step."""
     states: PyTree
@@ -71,15 +76,33 @@ def start(x0: Any, key: PRNGKeyArray) -> PyTree:
     return as_params(x0(_random.start_key(key))) if is_sampler(x0) else x0
 
 
+def _layout(split: Any, whole: Any) -> RunState:
+    return RunState(whole, split, split, split, split)
+
+
 @eqx.filter_jit
-def begin(process: AbstractProcess, recorder: Recorder, x0: Any, key: PRNGKeyArray, seeds: Int[Array, " chunk"]) -> RunState:
-    """A chunk of seeds at step 0, which is recorded."""
+def begin(
+    process: AbstractProcess,
+    recorder: Recorder,
+    x0: Any,
+    key: PRNGKeyArray,
+    seeds: Int[Array, " seeds"],
+    mesh: Mesh | None = None,
+) -> RunState:
+    """A run at step 0, which is recorded. Each device of the mesh has a chunk of the seeds."""
+    return _devices.on_each(
+        mesh, _begin, (process, recorder, x0, key), seeds, lambda split, whole: (split, _layout(split, whole))
+    )
+
+
+def _begin(shared: Any, seeds: Int[Array, " chunk"]) -> RunState:
+    process, recorder, x0, key = shared
 
     def one(seed: Int[Array, ""]) -> tuple[Array, Any, Record]:
         mine = _random.seed_key(key, seed)
         state = process.init(start(x0, mine), mine)
         first = recorder.record(process, state, seed)
-        records = jax.tree.map(lambda r: jnp.zeros((recorder.slots, *r.shape), r.dtype).at[0].set(r), first)
+        records = jax.tree.map(lambda r: jnp.zeros((1, recorder.slots, *r.shape), r.dtype).at[0, 0].set(r), first)
         return process.noise_key(mine), state, records
 
     keys, states, records = jax.vmap(one, out_axes=(0, 0, None), axis_name=_SEEDS)(seeds)
@@ -88,12 +111,23 @@ def begin(process: AbstractProcess, recorder: Recorder, x0: Any, key: PRNGKeyArr
 
 @eqx.filter_jit
 def advance(
-    process: AbstractProcess, recorder: Recorder, run: RunState, stop: Int[Array, ""], every: Int[Array, ""]
+    process: AbstractProcess,
+    recorder: Recorder,
+    run: RunState,
+    stop: Int[Array, ""],
+    every: Int[Array, ""],
+    mesh: Mesh | None = None,
 ) -> RunState:
     """The run at step `stop`, with the steps on the way recorded that are multiples of `every`.
 
     The bounds are data: runs of any length, cut anywhere, share one program.
     """
+    layouts = lambda split, whole: (_layout(split, whole), _layout(split, whole))
+    return _devices.on_each(mesh, _advance, (process, recorder, stop, every), run, layouts)
+
+
+def _advance(shared: Any, run: RunState) -> RunState:
+    process, recorder, stop, every = shared
 
     def one(state: Any, key: Array, seed: Int[Array, ""]) -> tuple[Any, Record]:
         def segment(carry: tuple[Array, Any, Record]) -> tuple[Array, Any, Record]:
@@ -104,9 +138,9 @@ def advance(
             is_record_step = end % every == 0
             slot = jnp.where(is_record_step, end // every, recorder.slots)  # beyond the last one, it goes nowhere
             observed = lambda state: recorder.record(process, state, seed)
-            unseen = lambda state: jax.tree.map(lambda r: r[0], records)
+            unseen = lambda state: jax.tree.map(lambda r: r[0, 0], records)
             record = jax.lax.cond(is_record_step, observed, unseen, state)
-            records = jax.tree.map(lambda rs, r: rs.at[slot].set(r, mode="drop"), records, record)
+            records = jax.tree.map(lambda rs, r: rs.at[0, slot].set(r, mode="drop"), records, record)
             return end, state, records
 
         return jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (run.step, state, run.records))[1:]

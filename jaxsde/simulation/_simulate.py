@@ -1,13 +1,15 @@
 """`simulate`: an ensemble of trajectories of a chain or an SDE, as statistics over seeds."""
 
+import contextlib
 import math
-import time
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, _random
@@ -16,16 +18,14 @@ from .._traced import shape_of, traced, with_traced
 from .._tree import cast, is_sampler
 from .._typing import Key
 from ..processes import SDE, AbstractIncrements, AbstractProcess
-from . import _run
+from . import _devices, _run, _together
+from ._checkpoint import Checkpoint
 from ._chunk import chunk_size, whole
 from ._ensemble import Ensemble, Interrupted
+from ._identity import identity
+from ._loop import Stopped, complete, completed_within_a_trace
 from ._reducers import AbstractReducer, Jackknife, Moments
-
-# How often the host looks in, in seconds: for the progress bar and for an interrupt from the keyboard.
-_POLL_SECONDS = 0.25
-
-# The host looks in first after this share of a run, to see how fast it goes.
-_FIRST_SHARE = 1 / 32
+from ._work import Standing, Task
 
 # Seeds are numbered by an int32, and the last chunk is filled up.
 _MOST_SEEDS = 2**30
@@ -44,6 +44,9 @@ def simulate(
     substeps: int = 1,
     increments: str | AbstractIncrements | None = None,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
     progress: bool = True,
 ) -> Ensemble:
     """Simulates many seeds of a process and returns statistics over them.
@@ -69,12 +72,19 @@ def simulate(
       two-point where only moments are asked for, which these serve to the same order in $h$, and else Gaussian.
     - `chunk`: how many seeds run at a time; by default as many as suit the processor's caches, and fewer where the arrays
       of so many would be large, as those of a big network are.
+    - `mesh`: the devices that seeds are divided among, a `jax.sharding.Mesh` with axes of any names; by default all devices
+      of all processes. A device runs a chunk of seeds at a time. With the same `chunk` the results are the same, bit by
+      bit, on any number of devices and processes.
+    - `checkpoint`: a folder for the state of the run, written every `checkpoint_every` seconds, when the run is interrupted
+      and when it is done. The same call then goes on from there, on whatever devices, with the same results, bit by bit. A
+      call with more `steps` or more `seeds` makes use of what is done.
     - `progress`: whether a run of more than two seconds shows a progress bar, on a terminal and with tqdm installed.
 
     **Returns:** an [`Ensemble`][]. Seeds that diverge are counted in it, not an error.
 
-    **Raises:** `ValueError` or `TypeError` for arguments that don't fit; [`Interrupted`][], with the statistics of the
-    seeds that are complete, where it is interrupted from the keyboard.
+    **Raises:** `ValueError` or `TypeError` for arguments that don't fit, a checkpoint of another run among them; `OSError`
+    where a checkpoint cannot be written; [`Interrupted`][], with the statistics of the seeds that are complete, where it is
+    interrupted from the keyboard or, with a checkpoint, by SIGTERM.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(0.1))
@@ -118,42 +128,34 @@ def simulate(
     functions = {name: traced(function, position) for name, function in functions.items()}
 
     recorder = _run.Recorder(functions, reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
-    if chunk is None:
-        chunk = chunk_size(process, recorder, start, key, seeds)
-    chunk = whole(reduce, min(chunk, seeds))
-    total = None
-    done = 0
     host = _checks.is_concrete(process, example, key)
-    with _progress_bar(progress and host, math.ceil(seeds / chunk) * steps) as bar:
-        for first in range(0, seeds, chunk):
-            ids = first + jnp.arange(chunk, dtype=jnp.int32)
-            try:
-                run = _run.begin(process, recorder, start, key, ids)
-                records = _completed(process, recorder, run, steps, every, bar if host else None).records
-            except KeyboardInterrupt:
-                if total is None:
-                    raise
-                raise Interrupted(_ensemble(total, reduce, shapes, process, steps, every, done)) from None
-            total = records if total is None else _run.merge(reduce, total, records)
-            done = min(first + chunk, seeds)
-    assert total is not None  # seeds is at least 1
-    return _ensemble(total, reduce, shapes, process, steps, every, seeds)
-
-
-def _completed(
-    process: AbstractProcess, recorder: _run.Recorder, run: _run.RunState, steps: int, every: int, bar: Any
-) -> _run.RunState:
-    """The run at its end. With a bar, the host waits for each piece of the work."""
-    done, length = 0, steps if bar is None else max(1, math.ceil(_FIRST_SHARE * steps))
-    while done < steps:
-        stop, begun = min(done + length, steps), time.perf_counter()
-        run = _run.advance(process, recorder, run, *(jnp.asarray(n, jnp.int32) for n in (stop, every)))
-        if bar is not None:
-            jax.block_until_ready(run.records)
-            bar.update(stop - done)
-            length = math.ceil((stop - done) * _POLL_SECONDS / max(time.perf_counter() - begun, 1e-6))
-        done = stop
-    return run
+    if checkpoint is not None and not host:
+        raise ValueError("checkpoint is for runs outside of jax.jit and jax.vmap, which the host can look into")
+    mesh = _devices.all_devices() if mesh is None and host else mesh
+    with contextlib.ExitStack() as stack:
+        store = None
+        if checkpoint is not None:
+            store = stack.enter_context(contextlib.closing(Checkpoint(checkpoint, checkpoint_every)))
+            store.identity = identity(process=process, x0=start, observe=functions, reduce=reduce, key=key)
+        if chunk is None:
+            used = None if store is None else store.chunk
+            chunk = used or chunk_size(process, recorder, start, key, math.ceil(seeds / _devices.count(mesh)))
+        chunk = whole(reduce, min(chunk, seeds))
+        task = Task(*_devices.placed(mesh, (process, recorder, start, key)), steps, every, seeds, chunk, mesh)
+        seen = lambda total, seeds: _ensemble(total, reduce, shapes, process, steps, every, seeds)
+        if not host:
+            return seen(completed_within_a_trace(task), seeds)
+        standing = Standing() if store is None else store.standing(task)
+        bar = stack.enter_context(_progress_bar(progress and _together.is_first(), task.chunks * steps))
+        stack.enter_context(_together.heeding_signals(termination=store is not None))
+        try:
+            return seen(complete(task, standing, bar, store).total, seeds)
+        except Stopped as stopped:
+            done = stopped.standing
+            if done.total is None and store is None:
+                raise KeyboardInterrupt from None
+            ensemble = None if done.total is None else seen(done.total, min(done.merged * chunk, seeds))
+            raise Interrupted(ensemble, None if store is None else store.folder) from None
 
 
 def _ensemble(
@@ -161,6 +163,9 @@ def _ensemble(
 ) -> Ensemble:
     recorded = jnp.arange(0, steps + 1, every)
     ts = recorded * process.learning_rate
+    # Many chunks were merged in float64.
+    narrow = lambda leaf: jnp.asarray(leaf, ts.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.asarray(leaf)
+    total = jax.tree.map(narrow, total)
     statistics = {name: reduce.result(total.statistics[name], ts, shape, seeds) for name, shape in shapes.items()}
     return Ensemble(ts, recorded, total.diverged, seeds, statistics)
 

@@ -1,0 +1,179 @@
+"""Checkpoints: how far a simulation is, on disk, so that the same call goes on where it was cut off."""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import pathlib
+import time
+import warnings
+import zipfile
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import _together
+from ._identity import differences
+from ._work import Standing, Task
+
+_FORMAT = 1
+
+# Two generations, written in turn: while one is replaced the other is whole.
+_NAMES = "checkpoint-0.npz", "checkpoint-1.npz"
+_LOCK = "lock"
+
+_DAMAGE = ValueError, KeyError, TypeError, EOFError, IndexError, zipfile.BadZipFile, NotImplementedError
+"""What reading a damaged file may raise."""
+
+
+class Checkpoint:
+    """A folder that holds the two last states of one simulation.
+
+    **Arguments:** `folder`: made where there is none; `every`: how many seconds lie between two states.
+
+    **Raises:** `ValueError` where another run works in the folder; `OSError` where it cannot be made or written.
+    """
+
+    def __init__(self, folder: Any, every: float):
+        self.folder, self._every = pathlib.Path(folder), every
+        self._serial, self._saved = 0, time.monotonic()
+        self.identity: dict[str, str] = {}
+        """What tells the run from others."""
+        self._lock = _locked(self.folder) if _together.is_first() else None
+
+    def close(self) -> None:
+        """Lets others work in the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to save."""
+        return time.monotonic() - self._saved >= self._every
+
+    def save(self, standing: Standing, task: Task) -> None:
+        """Writes a state, with the chunks on the devices. Where it cannot be written the last one remains."""
+        standing = standing.on_host(task)
+        if _together.is_first():
+            about = {
+                "format": _FORMAT,
+                "serial": self._serial,
+                "identity": self.identity,
+                "steps": task.steps,
+                "seeds": task.seeds,
+                "every": task.every,
+                "chunk": task.chunk,
+                "merged": standing.merged,
+                "parts": [int(part is not None) for part in (standing.total, standing.full)],
+                "runs": [len(standing.pending), len(standing.kept)],
+            }
+            leaves = jax.tree.leaves((standing.total, standing.full, standing.pending, standing.kept))
+            self._write(about, leaves)
+        self._serial, self._saved = self._serial + 1, time.monotonic()
+
+    @functools.cached_property
+    def found(self) -> tuple[dict[str, Any], list[np.ndarray]] | None:
+        """What the last state that can be read is about, and its arrays; None where there is none."""
+        content = _together.from_first(self._newest() if _together.is_first() else b"")
+        if not content:
+            return None
+        about, arrays = _read(content)
+        self._serial = about["serial"] + 1
+        return about, arrays
+
+    @property
+    def chunk(self) -> int | None:
+        """How many seeds ran at a time, where there is a state."""
+        return None if self.found is None else self.found[0]["chunk"]
+
+    def standing(self, task: Task) -> Standing:
+        """Where the task goes on. Raises `ValueError` where the state is of another run, with what differs."""
+        if self.found is None:
+            return Standing()
+        about, leaves = self.found
+        differing = differences(about["identity"], self.identity)
+        if about["chunk"] != task.chunk:
+            differing.append(f"chunk was {about['chunk']} and is {task.chunk}")
+        if differing:
+            raise ValueError(
+                f"checkpoint: {self.folder} holds another run, whose numbers may differ: {'; '.join(differing)}. "
+                "Choose another folder, or delete it to begin anew"
+            )
+        standing = _unpacked(about, leaves, task)
+        if task.seeds != about["seeds"]:
+            standing = standing.with_more_seeds(task, about["seeds"])
+        if (task.steps, task.every) != (about["steps"], about["every"]):
+            standing = standing.with_more_steps(task, about["steps"], about["every"])
+        return standing
+
+    def _write(self, about: dict[str, Any], leaves: list[np.ndarray]) -> None:
+        path = self.folder / _NAMES[self._serial % len(_NAMES)]
+        new = path.with_suffix(".new")
+        text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        try:
+            with open(new, "wb") as file:
+                np.savez(file, allow_pickle=False, about=text, **{str(i): leaf for i, leaf in enumerate(leaves)})
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, path)
+            _settle(self.folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+            why = f"the checkpoint could not be written ({error.strerror or error}); the one before it is intact"
+            raise OSError(error.errno, why, str(path)) from error
+
+    def _newest(self) -> bytes:
+        found: list[tuple[int, bytes]] = []
+        for name in _NAMES:
+            path = self.folder / name
+            if path.exists():
+                content = path.read_bytes()
+                try:
+                    found.append((_read(content)[0]["serial"], content))
+                except _DAMAGE as error:
+                    warnings.warn(f"the checkpoint {path} is damaged ({error}): the one before it is used", stacklevel=2)
+        return max(found, default=(0, b""))[1]
+
+
+def _read(content: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        about = json.loads(bytes(file["about"]))
+        if about["format"] != _FORMAT:
+            raise ValueError(f"its format is {about['format']}, and that of this version of jaxsde is {_FORMAT}")
+        return about, [file[str(i)] for i in range(len(file.files) - 1)]
+
+
+def _unpacked(about: dict[str, Any], leaves: list[np.ndarray], task: Task) -> Standing:
+    run = task.shapes
+    total, full = (run.records if there else None for there in about["parts"])
+    pending, kept = ((run,) * number for number in about["runs"])
+    return Standing(about["merged"], *jax.tree.unflatten(jax.tree.structure((total, full, pending, kept)), leaves))
+
+
+def _locked(folder: pathlib.Path) -> Any:
+    """An open file that no other process can lock until it is closed, or its process ends in whatever way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / _LOCK, "ab")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows has other locks; there two runs in a folder are the user's to avoid
+        pass
+    except OSError:
+        file.close()
+        raise ValueError(f"checkpoint: another run works in {folder}; give each run a folder of its own") from None
+    return file
+
+
+def _settle(folder: pathlib.Path) -> None:
+    """Makes a renamed file's new name outlast a power failure."""
+    with contextlib.suppress(OSError, AttributeError):  # not every system can open a folder
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
