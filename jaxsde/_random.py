@@ -23,10 +23,8 @@ def stream_key(key: Any) -> PRNGKeyArray:
     key = typed_key(key)
     if key.dtype == _STREAM:
         return key
-    # JAX's own Philox has the same bits.
-    words = (
-        jax.random.key_data(key) if str(jax.random.key_impl(key)) == "philox4x32" else jax.random.bits(key, (2,), jnp.uint32)
-    )
+    is_philox = str(jax.random.key_impl(key)) == "philox4x32"  # JAX's own, which has the same bits
+    words = jax.random.key_data(key) if is_philox else jax.random.bits(key, (2,), jnp.uint32)
     return jax.random.wrap_key_data(words, impl=PHILOX)
 
 

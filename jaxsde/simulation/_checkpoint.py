@@ -24,6 +24,8 @@ _FORMAT = 1
 _NAMES = "checkpoint-0.npz", "checkpoint-1.npz"
 _LOCK = "lock"
 
+_MOST_TOLD = 8  # differences
+
 _DAMAGE = ValueError, KeyError, TypeError, EOFError, IndexError, zipfile.BadZipFile, NotImplementedError
 """What reading a damaged file may raise."""
 
@@ -94,12 +96,15 @@ class Checkpoint:
             return Standing()
         about, leaves = self.found
         differing = differences(about["identity"], self.identity)
-        if about["chunk"] != task.chunk:
+        if task.seeds < about["seeds"]:
+            differing.append(f"seeds were {about['seeds']} and are {task.seeds}, which is fewer")
+        elif task.chunk != about["chunk"]:
             differing.append(f"chunk was {about['chunk']} and is {task.chunk}")
         if differing:
+            more = f"; and {len(differing) - _MOST_TOLD} more" if len(differing) > _MOST_TOLD else ""
             raise ValueError(
-                f"checkpoint: {self.folder} holds another run, whose numbers may differ: {'; '.join(differing)}. "
-                "Choose another folder, or delete it to begin anew"
+                f"checkpoint: {self.folder} holds another run: {'; '.join(differing[:_MOST_TOLD])}{more}. Choose another "
+                "folder, or delete this one to begin anew"
             )
         standing = _unpacked(about, leaves, task)
         if task.seeds != about["seeds"]:

@@ -43,19 +43,20 @@ def on_each(
 
 
 def placed(mesh: Mesh | None, tree: PyTree, split: bool = False) -> PyTree:
-    """`tree` with its arrays on all devices of the mesh: whole on each, or split along the first axis.
+    """`tree` with its arrays on all devices of the mesh: whole on each, or split along the first axis where they have one.
 
     Every process has the same arrays at hand, and puts its own devices' parts in place.
     """
     if mesh is None:
         return tree
-    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names if split else ()))
+    parts, whole = (NamedSharding(mesh, PartitionSpec(axes)) for axes in (mesh.axis_names, None))
 
     def place(leaf: Any) -> Any:
         if not eqx.is_array_like(leaf) or isinstance(leaf, (bool, int, float, complex)):
             return leaf
         if is_key(leaf):
             return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        sharding = parts if split and np.ndim(leaf) else whole
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
         array = np.asarray(leaf)

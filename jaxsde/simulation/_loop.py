@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 
 def complete(task: Task, standing: Standing, bar: Any, store: Checkpoint | None) -> Standing:
-    """The standing at the end of the task. Raises `Stopped` where it is interrupted, with the state saved if there is a store."""
+    """The standing at the end of the task. Raises `Stopped` where it is interrupted, once the state is saved in the store."""
     bar.update(_steps_done(task, standing))
     saves = store is not None
     try:

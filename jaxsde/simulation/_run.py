@@ -19,7 +19,7 @@ _SEEDS = "jaxsde seeds"  # the name of the axis that trajectories are vmapped ov
 
 
 class Record(NamedTuple):
-    """Statistics over the seeds of a chunk; in a buffer, with a leading axis of times; in a run, with one of chunks before it."""
+    """Statistics over the seeds of a chunk; in a buffer with an axis of times first, in a run with one of chunks before it."""
 
     statistics: dict[str, Any]
     diverged: Int[Array, ""]

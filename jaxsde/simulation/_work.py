@@ -1,4 +1,4 @@
-"""What is done of a simulation and what is left: chunks of seeds are begun, completed and merged, in the order of their numbers."""
+"""What is done of a simulation, and what is left: chunks of seeds are begun, completed and merged, in order."""
 
 import math
 from typing import Any, NamedTuple
@@ -64,9 +64,7 @@ class Task(eqx.Module):
         missing = self.devices - count
         fill = lambda leaf, each: np.concatenate([leaf, *[leaf[len(leaf) - each :]] * missing])
         run = _each(run, lambda leaf: fill(leaf, self.chunk), lambda leaf: fill(leaf, 1))
-        run = jax.tree.map(_typed, run, self.shapes)
-        whole = _devices.placed(self.mesh, run.step)
-        return _devices.placed(self.mesh, run, split=True)._replace(step=whole) if self.mesh is not None else run
+        return _devices.placed(self.mesh, jax.tree.map(_typed, run, self.shapes), split=True)
 
 
 class Standing(NamedTuple):
@@ -132,8 +130,6 @@ class Standing(NamedTuple):
 
     def with_more_seeds(self, task: Task, before: int) -> "Standing":
         """What of a standing is of use in a task of more seeds: what is not filled up with seeds that nobody asked for."""
-        if task.seeds < before:
-            raise ValueError(f"seeds must be at least {before}, those of the checkpoint, got {task.seeds}")
         whole = before // task.chunk
         merged = min(self.merged, whole)
         pending, kept = _first(self.pending, whole - merged, task.chunk), _first(self.kept, merged, task.chunk)
