@@ -1,7 +1,13 @@
 """What several tests share: the optimizers of the registry, and its first problem."""
 
+import jax
+import numpy as np
+
 from jaxsde._registry import make_optimizers, make_problem
 from jaxsde.theory import has_theory
+
+# What a simulation runs on whatever the machine has; without it, on all its devices.
+ONE_DEVICE = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("device",))
 
 # A quadratic with Gaussian noise of standard deviation 2, and one of each optimizer for this noise.
 PROBLEM = make_problem()[0]

@@ -14,7 +14,7 @@ from .._typing import Key
 from ..optimizers import AbstractOptimizer
 from ..problems import Problem
 from ..processes import SDE, Chain
-from ..simulation import Ensemble, Jackknife, Moments, simulate
+from ..simulation import Ensemble, Interrupted, Jackknife, Moments, simulate
 from ._divergence import divergence
 from ._statistics import fit_slope, jackknife_stderr, rounding_stderr
 
@@ -123,7 +123,8 @@ def compare(
     **Returns:** a [`Comparison`][], for `jaxsde.reporting.table`, `.plot` and `.save`. If there is no SDE or no theory, that
     side is None, and `notes` say why.
 
-    **Raises:** as [`simulate`][]; `ValueError` for a model that the optimizer does not have.
+    **Raises:** as [`simulate`][], with the comparison of the seeds that were complete in [`Interrupted`][]'s `result`;
+    `ValueError` for a model that the optimizer does not have.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
@@ -169,15 +170,24 @@ def compare(
     def run(process: Chain | SDE, stream: int, **more: Any) -> Ensemble:
         return simulate(process, x0, key=jax.random.fold_in(key, stream), **common, **more)
 
-    discrete = run(chain, 0)
-    continuous = None if sde is None else run(sde, 1, substeps=substeps)
+    discrete = continuous = stopped = None
+    try:
+        discrete = run(chain, 0)
+        continuous = None if sde is None else run(sde, 1, substeps=substeps)
+    except Interrupted as error:
+        stopped, what = error, "optimizer" if discrete is None else "SDE"
+        covered = 0 if error.ensemble is None else error.ensemble.seeds
+        notes.append(f"interrupted: the {what}'s numbers are those of {covered} of {seeds} seeds")
+        discrete, continuous = (error.ensemble, None) if discrete is None else (discrete, error.ensemble)
+        if discrete is None:
+            raise
     ts = np.asarray(discrete.ts, dtype=float)
     law, stationary, bound = _theory(opt, problem, x0, ts, notes)
     rows = _rows(ts, discrete, continuous, law, stationary)
     for name, ensemble in (("optimizer", discrete), ("SDE", continuous)):
         if ensemble is not None and int(ensemble.diverged[-1]):
-            lost = divergence(np.asarray(ensemble.diverged), seeds, ts)
-            left = "none is left" if ensemble.diverged[-1] == seeds else "they are left out"
+            lost = divergence(np.asarray(ensemble.diverged), ensemble.seeds, ts)
+            left = "none is left" if ensemble.diverged[-1] == ensemble.seeds else "they are left out"
             notes.append(f"{name}: {lost}; {left}")
     settings = dict(
         optimizer=type(opt).__name__, loss=type(problem.loss).__name__, noise=type(problem.noise).__name__, model=model,
@@ -187,7 +197,10 @@ def compare(
     shown = slice(None, None, every // stride)
     second = None if continuous is None else _side(continuous, shown)
     law, bound = None if law is None else law.at(shown), None if bound is None else bound[shown]
-    return Comparison(title, ts[shown], _side(discrete, shown), second, law, bound, rows, notes, settings)
+    comparison = Comparison(title, ts[shown], _side(discrete, shown), second, law, bound, rows, notes, settings)
+    if stopped is not None:
+        raise Interrupted(stopped.ensemble, stopped.checkpoint, comparison) from None
+    return comparison
 
 
 def _theory(

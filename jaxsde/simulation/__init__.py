@@ -1,3 +1,4 @@
+from ._checkpoint import checkpoints as checkpoints
 from ._ensemble import Ensemble as Ensemble, Interrupted as Interrupted
 from ._reducers import (
     AbstractReducer as AbstractReducer,

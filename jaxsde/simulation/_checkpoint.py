@@ -1,7 +1,9 @@
 """Checkpoints: how far a simulation is, on disk, so that the same call goes on where it was cut off."""
 
 import contextlib
+import contextvars
 import functools
+import hashlib
 import io
 import json
 import os
@@ -9,11 +11,13 @@ import pathlib
 import time
 import warnings
 import zipfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
+from .. import _checks
 from . import _together
 from ._identity import differences
 from ._work import Standing, Task
@@ -33,16 +37,15 @@ _DAMAGE = ValueError, KeyError, TypeError, EOFError, IndexError, zipfile.BadZipF
 class Checkpoint:
     """A folder that holds the two last states of one simulation.
 
-    **Arguments:** `folder`: made where there is none; `every`: how many seconds lie between two states.
+    **Arguments:** `folder`: made where there is none; `every`: how many seconds lie between two states; `identity`: what
+    tells the simulation from others; `extensible`: whether to keep what a simulation of more steps goes on from.
 
     **Raises:** `ValueError` where another run works in the folder; `OSError` where it cannot be made or written.
     """
 
-    def __init__(self, folder: Any, every: float):
-        self.folder, self._every = pathlib.Path(folder), every
+    def __init__(self, folder: Any, every: float, identity: dict[str, str], *, extensible: bool):
+        self.folder, self._every, self._identity, self.extensible = pathlib.Path(folder), every, identity, extensible
         self._serial, self._saved = 0, time.monotonic()
-        self.identity: dict[str, str] = {}
-        """What tells the run from others."""
         self._lock = _locked(self.folder) if _together.is_first() else None
 
     def close(self) -> None:
@@ -62,7 +65,7 @@ class Checkpoint:
             about = {
                 "format": _FORMAT,
                 "serial": self._serial,
-                "identity": self.identity,
+                "identity": self._identity,
                 "steps": task.steps,
                 "seeds": task.seeds,
                 "every": task.every,
@@ -95,7 +98,7 @@ class Checkpoint:
         if self.found is None:
             return Standing()
         about, leaves = self.found
-        differing = differences(about["identity"], self.identity)
+        differing = differences(about["identity"], self._identity)
         if task.seeds < about["seeds"]:
             differing.append(f"seeds were {about['seeds']} and are {task.seeds}, which is fewer")
         elif task.chunk != about["chunk"]:
@@ -131,15 +134,16 @@ class Checkpoint:
             raise OSError(error.errno, why, str(path)) from error
 
     def _newest(self) -> bytes:
+        paths = [path for name in _NAMES if (path := self.folder / name).exists()]
         found: list[tuple[int, bytes]] = []
-        for name in _NAMES:
-            path = self.folder / name
-            if path.exists():
-                content = path.read_bytes()
-                try:
-                    found.append((_read(content)[0]["serial"], content))
-                except _DAMAGE as error:
-                    warnings.warn(f"the checkpoint {path} is damaged ({error}): the one before it is used", stacklevel=2)
+        for path in paths:
+            content = path.read_bytes()
+            try:
+                found.append((_read(content)[0]["serial"], content))
+            except _DAMAGE as error:
+                warnings.warn(f"the checkpoint {path} is damaged ({error}): the other one is used", stacklevel=2)
+        if paths and not found:
+            raise ValueError(f"checkpoint: no checkpoint in {self.folder} can be read; delete the folder to begin anew")
         return max(found, default=(0, b""))[1]
 
 
@@ -182,3 +186,47 @@ def _settle(folder: pathlib.Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+_AMBIENT: contextvars.ContextVar[tuple[pathlib.Path, float] | None] = contextvars.ContextVar("checkpoints", default=None)
+
+
+@contextlib.contextmanager
+def checkpoints(folder: str | os.PathLike[str], every: float = 60.0) -> Iterator[None]:
+    """Within this context every simulation has a checkpoint: those of [`compare`][], [`stationary`][] and all other estimates.
+
+    Each simulation has a folder of its own, named by what it simulates. When the same work is done again after it was cut
+    off, simulations that were complete are read, and the one that was not goes on.
+
+    **Arguments:** `folder`: holds the folders; `every`: seconds between two states of a simulation.
+
+    **Raises:** `ValueError` where `every` is not positive.
+
+    >>> import tempfile, jax, jax.numpy as jnp, jaxsde as js
+    >>> chain = js.SGD(0.1).chain(js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0)))
+    >>> with tempfile.TemporaryDirectory() as folder, checkpoints(folder):
+    ...     law = js.stationary(chain, jnp.ones(1), key=jax.random.key(0), seeds=64)
+    """
+    _checks.number("every", every, low=0.0)
+    token = _AMBIENT.set((pathlib.Path(folder), float(every)))
+    try:
+        yield
+    finally:
+        _AMBIENT.reset(token)
+
+
+@contextlib.contextmanager
+def opened(
+    folder: Any, every: float, identity: Callable[[], dict[str, str]], numbers: dict[str, Any]
+) -> Iterator[Checkpoint | None]:
+    """The checkpoint of a simulation: in the `folder` given, or within `checkpoints` in one of its own; None without both."""
+    outer, extensible = _AMBIENT.get(), folder is not None
+    if folder is None and outer is None:
+        yield None
+        return
+    if folder is None:
+        assert outer is not None
+        name = hashlib.sha256(json.dumps([identity(), numbers], sort_keys=True).encode()).hexdigest()[:16]
+        folder, every = outer[0] / name, outer[1]
+    with contextlib.closing(Checkpoint(folder, every, identity(), extensible=extensible)) as checkpoint:
+        yield checkpoint

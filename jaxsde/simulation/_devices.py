@@ -52,7 +52,8 @@ def placed(mesh: Mesh | None, tree: PyTree, split: bool = False) -> PyTree:
     parts, whole = (NamedSharding(mesh, PartitionSpec(axes)) for axes in (mesh.axis_names, None))
 
     def place(leaf: Any) -> Any:
-        if not eqx.is_array_like(leaf) or isinstance(leaf, (bool, int, float, complex)):
+        is_data = isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, jax.core.Tracer)
+        if not is_data:  # within a program that is being traced, JAX puts things in place
             return leaf
         if is_key(leaf):
             return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))

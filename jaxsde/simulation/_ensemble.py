@@ -36,13 +36,14 @@ class Interrupted(KeyboardInterrupt):
 
     - `ensemble`: the statistics of the seeds that were complete by then; `None` where there are none.
     - `checkpoint`: the folder where the same call goes on; `None` where there is none.
+    - `result`: what a larger piece of work, as [`compare`][], makes of what was complete; `None` where that is nothing.
     """
 
-    def __init__(self, ensemble: Ensemble | None, checkpoint: pathlib.Path | None = None):
+    def __init__(self, ensemble: Ensemble | None, checkpoint: pathlib.Path | None = None, result: Any = None):
         told = [f"interrupted after {0 if ensemble is None else ensemble.seeds} seeds"]
         if ensemble is not None:
             told.append("their statistics are in .ensemble")
         if checkpoint is not None:
-            told.append(f"the same call with checkpoint={str(checkpoint)!r} goes on from here")
+            told.append(f"the state is in {checkpoint}, from where the same call goes on")
         super().__init__("; ".join(told))
-        self.ensemble, self.checkpoint = ensemble, checkpoint
+        self.ensemble, self.checkpoint, self.result = ensemble, checkpoint, result

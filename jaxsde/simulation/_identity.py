@@ -26,8 +26,7 @@ def identity(**parts: Any) -> dict[str, str]:
     words |= {f"the version of {name}": importlib.metadata.version(name) for name in _VERSIONS}
     device = jax.devices()[0]
     words["the platform"] = f"{device.platform}, {device.device_kind}"
-    words["jax_enable_x64"] = str(jax.config.jax_enable_x64)
-    words["jax_default_matmul_precision"] = str(jax.config.jax_default_matmul_precision)
+    words |= {name: str(getattr(jax.config, name)) for name in ("jax_enable_x64", "jax_default_matmul_precision")}
     return words
 
 

@@ -31,7 +31,6 @@ class Stopped(Exception):
 def complete(task: Task, standing: Standing, bar: Any, store: Checkpoint | None) -> Standing:
     """The standing at the end of the task. Raises `Stopped` where it is interrupted, once the state is saved in the store."""
     bar.update(_steps_done(task, standing))
-    saves = store is not None
     try:
         while standing.merged < task.chunks:
             standing = standing.drawn(task)
@@ -41,9 +40,9 @@ def complete(task: Task, standing: Standing, bar: Any, store: Checkpoint | None)
                 standing = standing.advanced(task, stop)
                 bar.update((stop - step) * count)
                 step = stop
-                if pace.look_in(saves and store.is_due) and store is not None:
+                if pace.look_in(store is not None and store.is_due) and store is not None:
                     store.save(standing, task)
-            standing = standing.finished(task, keep=saves)
+            standing = standing.finished(task, keep=store is not None and store.extensible)
         if store is not None:
             store.save(standing, task)
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """`simulate`: an ensemble of trajectories of a chain or an SDE, as statistics over seeds."""
 
-import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from .._tree import cast, is_sampler
 from .._typing import Key
 from ..processes import SDE, AbstractIncrements, AbstractProcess
 from . import _devices, _run, _together
-from ._checkpoint import Checkpoint
+from ._checkpoint import opened
 from ._chunk import chunk_size, whole
 from ._ensemble import Ensemble, Interrupted
 from ._identity import identity
@@ -104,6 +104,11 @@ def simulate(
     if seeds > _MOST_SEEDS:
         raise ValueError(f"seeds must be at most {_MOST_SEEDS} (2**30), as seeds are told apart by an int32, got {seeds}")
     chunk = None if chunk is None else _checks.count("chunk", chunk)
+    _checks.number("checkpoint_every", checkpoint_every, low=0.0)
+    if mesh is not None:
+        _checks.instance("mesh", mesh, Mesh, "a jax.sharding.Mesh")
+    if checkpoint is not None:
+        _checks.instance("checkpoint", checkpoint, (str, os.PathLike), "a folder's path")
     reduce = Moments() if reduce is None else reduce
     _checks.instance("reduce", reduce, AbstractReducer, "a reducer such as jaxsde.Moments()")
     if isinstance(reduce, Jackknife) and reduce.groups > seeds:
@@ -129,32 +134,31 @@ def simulate(
 
     recorder = _run.Recorder(functions, reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
     host = _checks.is_concrete(process, example, key)
-    if checkpoint is not None and not host:
-        raise ValueError("checkpoint is for runs outside of jax.jit and jax.vmap, which the host can look into")
     mesh = _devices.all_devices() if mesh is None and host else mesh
-    with contextlib.ExitStack() as stack:
-        store = None
+    seen = lambda total, seeds: _ensemble(total, reduce, shapes, process, steps, every, seeds)
+
+    def task(chunk: int | None) -> Task:
+        size = chunk or chunk_size(process, recorder, start, key, math.ceil(seeds / _devices.count(mesh)))
+        parts = _devices.placed(mesh, (process, recorder, start, key))
+        return Task(*parts, steps=steps, every=every, seeds=seeds, chunk=whole(reduce, min(size, seeds)), mesh=mesh)
+
+    if not host:
         if checkpoint is not None:
-            store = stack.enter_context(contextlib.closing(Checkpoint(checkpoint, checkpoint_every)))
-            store.identity = identity(process=process, x0=start, observe=functions, reduce=reduce, key=key)
-        if chunk is None:
-            used = None if store is None else store.chunk
-            chunk = used or chunk_size(process, recorder, start, key, math.ceil(seeds / _devices.count(mesh)))
-        chunk = whole(reduce, min(chunk, seeds))
-        task = Task(*_devices.placed(mesh, (process, recorder, start, key)), steps, every, seeds, chunk, mesh)
-        seen = lambda total, seeds: _ensemble(total, reduce, shapes, process, steps, every, seeds)
-        if not host:
-            return seen(completed_within_a_trace(task), seeds)
-        standing = Standing() if store is None else store.standing(task)
-        bar = stack.enter_context(_progress_bar(progress and _together.is_first(), task.chunks * steps))
-        stack.enter_context(_together.heeding_signals(termination=store is not None))
+            raise ValueError("checkpoint is for runs outside of jax.jit and jax.vmap, which the host can look into")
+        return seen(completed_within_a_trace(task(chunk)), seeds)
+    words = functools.cache(lambda: identity(process=process, x0=start, observe=functions, reduce=reduce, key=key))
+    numbers = dict(steps=steps, seeds=seeds, every=every, chunk=chunk)
+    with opened(checkpoint, checkpoint_every, words, numbers) as store, _together.heeding_signals(store is not None):
+        work = task(chunk if chunk or store is None else store.chunk)
+        standing = Standing() if store is None else store.standing(work)
         try:
-            return seen(complete(task, standing, bar, store).total, seeds)
+            with _progress_bar(progress and _together.is_first(), work.chunks * steps) as bar:
+                return seen(complete(work, standing, bar, store).total, seeds)
         except Stopped as stopped:
             done = stopped.standing
             if done.total is None and store is None:
                 raise KeyboardInterrupt from None
-            ensemble = None if done.total is None else seen(done.total, min(done.merged * chunk, seeds))
+            ensemble = None if done.total is None else seen(done.total, min(done.merged * work.chunk, seeds))
             raise Interrupted(ensemble, None if store is None else store.folder) from None
 
 

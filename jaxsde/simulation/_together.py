@@ -73,26 +73,27 @@ def _give_up() -> None:
 
 
 @contextlib.contextmanager
-def heeding_signals(termination: bool) -> Iterator[None]:
-    """Within it SIGTERM, by which clusters announce that they take a machine away, is a `KeyboardInterrupt` if `termination`.
+def heeding_signals(saves: bool) -> Iterator[None]:
+    """Within it a signal waits until the host looks in: where the run `saves` its state, and where processes stop together.
 
-    Of several processes all must stop at the same place: there a signal, ctrl-C among them, waits until they look in.
+    SIGTERM, by which clusters announce that they take a machine away, is heeded as ctrl-C is. An exception that is raised at
+    once could come in a place that swallows it. A second ctrl-C is one that doesn't wait.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or not (saves or jax.process_count() > 1):
         yield
         return
 
-    def interrupt(*_: Any) -> None:
-        if jax.process_count() == 1:
+    def wait(number: int, frame: Any) -> None:
+        if _INTERRUPTED.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         _INTERRUPTED.set()
 
     _INTERRUPTED.clear()
-    heeded = [signal.SIGTERM] * termination + [signal.SIGINT] * (jax.process_count() > 1)
-    before = {number: signal.signal(number, interrupt) for number in heeded}
+    before = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        _INTERRUPTED.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -55,8 +55,8 @@ class Task(eqx.Module):
 
     def advance(self, run: _run.RunState, stop: int) -> _run.RunState:
         """The run at step `stop`."""
-        bounds = _devices.placed(self.mesh, [jnp.asarray(n, jnp.int32) for n in (stop, self.every)])
-        return _run.advance(self.process, self.recorder, run, *bounds, self.mesh)
+        until, every = _devices.placed(self.mesh, tuple(jnp.asarray(n, jnp.int32) for n in (stop, self.every)))
+        return _run.advance(self.process, self.recorder, run, until, every, self.mesh)
 
     def resume(self, run: _run.RunState) -> _run.RunState:
         """A run on the host, of one chunk for each device at most, on the devices. The last one is repeated to fill them."""

@@ -16,6 +16,8 @@ from benchmarks._compiles import count_compiles
 from jaxsde import _random, _threefry
 from jaxsde._registry import make_optimizers
 
+from common import ONE_DEVICE
+
 HESSIAN = jnp.array([[2.0, 0.5], [0.5, 1.0]])
 PROBLEM = js.Problem(js.Quadratic(HESSIAN), js.Gaussian(0.5))
 X0 = jnp.array([1.0, -1.0])
@@ -275,20 +277,19 @@ def test_bad_arguments_raise(bad, message):
 
 
 def test_an_interrupt_keeps_the_seeds_that_are_complete(monkeypatch):
-    from jaxsde.simulation import _simulate
+    from jaxsde.simulation._work import Task
 
-    complete, calls = _simulate._completed, []
+    begin = Task.begin
 
-    def interrupted(*arguments):
-        calls.append(None)
-        if len(calls) == 3:
+    def interrupted(task, first):
+        if first == 2:
             raise KeyboardInterrupt
-        return complete(*arguments)
+        return begin(task, first)
 
-    common = dict(steps=10, key=jax.random.key(0), chunk=16)
+    common = dict(steps=10, key=jax.random.key(0), chunk=16, mesh=ONE_DEVICE)
     process = OPTIMIZERS["sgd"].chain(PROBLEM)
     whole = js.simulate(process, X0, seeds=32, **common)
-    monkeypatch.setattr(_simulate, "_completed", interrupted)
+    monkeypatch.setattr(Task, "begin", interrupted)
     with pytest.raises(js.Interrupted, match="after 32 seeds") as caught:
         js.simulate(process, X0, seeds=64, **common)
     assert caught.value.ensemble.seeds == 32

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import pytest
 
 import jaxsde as js
-from jaxsde.simulation import _chunk, _simulate
+from jaxsde.simulation import _chunk, _work
 from jaxsde.simulation._footprint import largest_array, largest_array_per_seed
+
+from common import ONE_DEVICE
 
 KEY = jax.random.key(0)
 
@@ -54,14 +56,13 @@ def test_the_seeds_of_a_large_loss_run_a_few_at_a_time(monkeypatch, limit, chunk
     problem = js.Problem.from_data(lambda w, row: jnp.sum(jnp.tanh(row[:, None] * w) @ w), data, batch_size=4)
     monkeypatch.setattr(_chunk, "_CHUNK_ARRAY", limit)
     monkeypatch.setattr(_chunk, "_SIZES", OrderedDict())
-    taken = []
-    complete = _simulate._completed
+    taken, begin = [], _work.Task.begin
 
-    def measured(process, recorder, run, *rest):
-        taken.append(len(run.seeds))
-        return complete(process, recorder, run, *rest)
+    def measured(task, first):
+        taken.append(task.chunk)
+        return begin(task, first)
 
-    monkeypatch.setattr(_simulate, "_completed", measured)
-    opt = js.SGD(1e-6)
-    js.simulate(opt.sde(problem), jnp.ones((100, 100)), steps=1, seeds=12, key=KEY, observe={"loss": problem.loss})
+    monkeypatch.setattr(_work.Task, "begin", measured)
+    run = dict(steps=1, seeds=12, key=KEY, observe={"loss": problem.loss}, mesh=ONE_DEVICE)
+    js.simulate(js.SGD(1e-6).sde(problem), jnp.ones((100, 100)), **run)
     assert taken == chunks
