@@ -5,6 +5,7 @@ compiled within a program that is split over devices by hand, and JAX 0.8 lacks 
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def _split(key: UInt32[Array, "2"], shape: tuple[int, ...]) -> UInt32[Array, "..
     return jnp.stack(hashed((key[0], key[1]), (_ZERO, _ZERO, *_counters(shape)))[:2], axis=-1)
 
 
-def _fold_in(key: UInt32[Array, "2"], data: Array) -> UInt32[Array, "2"]:
+def _fold_in(key: UInt32[Array, "2"], data: Any) -> UInt32[Array, "2"]:
     return jnp.stack(hashed((key[0], key[1]), (_ZERO, _ZERO, _ZERO, jnp.asarray(data).astype(jnp.uint32)))[:2])
 
 

@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints."""
 
+import os
 import sys
 
 from ._extras import require
@@ -13,7 +14,8 @@ commands:
   reproduce NAME        an experiment: table, picture and data; --list shows them
   verify                every statement of the theory, checked against simulation
 
-jaxsde COMMAND --help explains each option with its default."""
+jaxsde COMMAND --help explains each option with its default.
+--devices N with any command: divide seeds among N devices of the processor; auto: one for each of its cores."""
 
 _COMMANDS = {
     "compare": ("Compare", "run_compare"),
@@ -34,12 +36,32 @@ def main() -> None:
         sys.exit(f"jaxsde: no command {command!r}\n{_USAGE}")
     try:
         tyro = require("tyro", extra="cli", purpose="the command line")
+        arguments = _use_devices(arguments)
         from . import _commands
 
         options, run = (getattr(_commands, name) for name in _COMMANDS[command])
         run(tyro.cli(options, prog=f"jaxsde {command}", args=arguments))
     except (ValueError, TypeError, ImportError, OSError) as error:
         sys.exit(f"jaxsde: {error}")
-    except KeyboardInterrupt:
-        print("jaxsde: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"jaxsde: {error or 'interrupted'}", file=sys.stderr)
         sys.exit(130)
+
+
+def _use_devices(arguments: list[str]) -> list[str]:
+    """The arguments without `--devices`, which must take effect before JAX starts."""
+    if "--devices" not in arguments:
+        return arguments
+    place = arguments.index("--devices")
+    given = arguments[place + 1 : place + 2]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        number = cores if given == ["auto"] else int(*given)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise ValueError(f"--devices must be a whole number from 1 on, or auto, got {' '.join(given) or 'nothing'}")
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", number)
+    return arguments[:place] + arguments[place + 2 :]

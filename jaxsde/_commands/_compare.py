@@ -12,6 +12,7 @@ from .._extras import require
 from .._registry import PROBLEMS
 from ..estimation import compare
 from ..reporting._table import WIDTH
+from ..simulation import Interrupted
 from ._setup import Setup, by_problem
 
 _SUBSTEPS = "Solver steps of the SDE per optimizer step."
@@ -42,17 +43,23 @@ def run_compare(arguments: Compare) -> None:
     seeds = default.seeds if arguments.seeds is None else arguments.seeds
     arguments.out.mkdir(parents=True, exist_ok=True)
     optimizer, problem, x0 = arguments.build()
-    result = compare(
-        optimizer,
-        problem,
-        x0,
-        steps=default.steps if arguments.steps is None else arguments.steps,
-        seeds=seeds,
-        key=arguments.key,
-        substeps=default.substeps if arguments.substeps is None else arguments.substeps,
-        model=arguments.model,
-        groups=min(40, max(2, seeds)),
-    )
+    try:
+        with arguments.resumed():
+            result = compare(
+                optimizer,
+                problem,
+                x0,
+                steps=default.steps if arguments.steps is None else arguments.steps,
+                seeds=seeds,
+                key=arguments.key,
+                substeps=default.substeps if arguments.substeps is None else arguments.substeps,
+                model=arguments.model,
+                groups=min(40, max(2, seeds)),
+            )
+    except Interrupted as stopped:
+        if stopped.result is not None:
+            print(reporting.table(stopped.result))
+        raise
     print(reporting.table(result))
     name = arguments.out / f"jaxsde-{arguments.optimizer}-{arguments.problem}"
     axes = reporting.plot(result)

@@ -8,10 +8,11 @@ import tyro
 
 from .. import reporting, studies
 from .._extras import require
+from ._resume import Resumable
 
 
 @dataclasses.dataclass(frozen=True)
-class Reproduce:
+class Reproduce(Resumable):
     """Tries a claim about optimizers and their SDEs: prints a table, writes a picture and the data."""
 
     name: tyro.conf.Positional[str] = ""
@@ -45,7 +46,8 @@ def run_reproduce(arguments: Reproduce) -> None:
     print(f"{arguments.name}: {studies.EXPERIMENTS[arguments.name].claim}; {expected} on two cores", flush=True)
     start = time.monotonic()
     shown = lambda line: print(f"[{time.monotonic() - start:5.0f} s] {line}", flush=True)
-    study = studies.reproduce(arguments.name, small=arguments.small, report=shown)
+    with arguments.resumed():
+        study = studies.reproduce(arguments.name, small=arguments.small, report=shown)
     print(reporting.study_table(study))
     path = arguments.out / f"jaxsde-{arguments.name}"
     reporting.plot_study(study).savefig(f"{path}.png", dpi=110)

@@ -9,6 +9,7 @@ import tyro
 
 from .. import _checks
 from .._registry import NOISES, OPTIMIZERS, PROBLEMS, make_problem
+from ._resume import Resumable
 
 MODELS = tuple(dict.fromkeys(model for row in OPTIMIZERS.values() for model in row.kind.models))
 """Of any optimizer."""
@@ -44,7 +45,7 @@ _SCALE = "Its scale per coordinate: the standard deviation of Gaussian noise."
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
+class Setup(Resumable):
     """An optimizer and a problem. Defaults given as None depend on the problem."""
 
     optimizer: tyro.conf.Positional[_OptimizerName]

@@ -40,14 +40,21 @@ def run_stationary(arguments: Stationary) -> None:
     if arguments.spread:
         x0 = functools.partial(_scattered, x0, arguments.spread)
     common: dict[str, Any] = dict(key=arguments.key, seeds=arguments.seeds, steps=arguments.steps)
-    columns = {"optimizer": stationary(opt.chain(problem), x0, **common)}
-    notes = []
+    columns: dict[str, Any] = {}
+    notes: list[str] = []
     try:
-        sde = opt.sde(problem, model=arguments.model)
-        runs = [stationary(sde, x0, substeps=n * arguments.substeps, **common) for n in (1, 2)]
-        columns["SDE"] = extrapolate_law(*runs)
-    except ValueError as error:
-        notes.append(f"no SDE: {error}")
+        with arguments.resumed():
+            columns["optimizer"] = stationary(opt.chain(problem), x0, **common)
+            try:
+                sde = opt.sde(problem, model=arguments.model)
+                runs = [stationary(sde, x0, substeps=n * arguments.substeps, **common) for n in (1, 2)]
+                columns["SDE"] = extrapolate_law(*runs)
+            except ValueError as error:
+                notes.append(f"no SDE: {error}")
+    except KeyboardInterrupt:
+        if columns:
+            print(reporting.stationary_table(columns, {}, ["interrupted before the SDE's law was done"]))
+        raise
     forms = {}
     for name, form in (("theory", theory.stationary), ("discrete theory", theory.discrete_stationary)):
         try:

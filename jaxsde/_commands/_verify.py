@@ -6,10 +6,11 @@ import sys
 
 from .. import reporting, studies
 from .._extras import require
+from ._resume import Resumable
 
 
 @dataclasses.dataclass(frozen=True)
-class Verify:
+class Verify(Resumable):
     """Checks the statements of the theory, one line each: formula, its value, the simulated value, the verdict.
 
     Exits with status 1 where a statement comes out otherwise than known.
@@ -29,10 +30,18 @@ def run_verify(arguments: Verify) -> None:
         require("matplotlib", extra="plots", purpose="pictures")
         arguments.out.mkdir(parents=True, exist_ok=True)
 
+    done: list[studies.Outcome] = []
+
     def show(outcome: studies.Outcome) -> None:
+        done.append(outcome)
         print(reporting.verification_line(outcome), flush=True)
 
-    result = studies.verify(arguments.only, quick=arguments.quick, report=show)
+    try:
+        with arguments.resumed():
+            result = studies.verify(arguments.only, quick=arguments.quick, report=show)
+    except KeyboardInterrupt:
+        print(f"interrupted; what was checked: {reporting.verification_summary(studies.Verification(done, 0))}", flush=True)
+        raise
     print(reporting.verification_summary(result))
     if arguments.out is not None:
         factor = studies.QUICK if arguments.quick else 1.0

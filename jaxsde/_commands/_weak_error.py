@@ -35,18 +35,19 @@ def run_weak_error(arguments: WeakError) -> None:
     require("matplotlib", extra="plots", purpose="the picture")
     arguments.out.mkdir(parents=True, exist_ok=True)
     optimizer, problem, x0 = arguments.build()
-    result = weak_error(
-        optimizer,
-        problem,
-        x0,
-        T=arguments.time,
-        learning_rates=arguments.learning_rates,
-        key=arguments.key,
-        seeds=arguments.seeds,
-        substeps=arguments.substeps,
-        model=arguments.model,
-        start_time=arguments.start_time,
-    )
+    with arguments.resumed():
+        result = weak_error(
+            optimizer,
+            problem,
+            x0,
+            T=arguments.time,
+            learning_rates=arguments.learning_rates,
+            key=arguments.key,
+            seeds=arguments.seeds,
+            substeps=arguments.substeps,
+            model=arguments.model,
+            start_time=arguments.start_time,
+        )
     print(reporting.weak_error_table(result))
     name = arguments.out / f"jaxsde-weak-error-{arguments.optimizer}-{arguments.model}.png"
     reporting.plot_weak_error(result, "loss").figure.savefig(name, dpi=150)

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
@@ -52,7 +53,7 @@ def placed(mesh: Mesh | None, tree: PyTree, split: bool = False) -> PyTree:
     parts, whole = (NamedSharding(mesh, PartitionSpec(axes)) for axes in (mesh.axis_names, None))
 
     def place(leaf: Any) -> Any:
-        is_data = isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, jax.core.Tracer)
+        is_data = isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer)
         if not is_data:  # within a program that is being traced, JAX puts things in place
             return leaf
         if is_key(leaf):

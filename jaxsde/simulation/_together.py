@@ -21,7 +21,7 @@ _GONE = (
 )
 
 
-_INTERRUPTED = threading.Event()
+_WAITING: list[int] = []  # signals
 
 
 def is_first() -> bool:
@@ -84,20 +84,27 @@ def heeding_signals(saves: bool) -> Iterator[None]:
         return
 
     def wait(number: int, frame: Any) -> None:
-        if _INTERRUPTED.is_set() and number == signal.SIGINT:
+        del frame
+        if _WAITING and number == signal.SIGINT:
             raise KeyboardInterrupt
-        _INTERRUPTED.set()
+        _WAITING.append(number)
 
-    _INTERRUPTED.clear()
+    _WAITING.clear()
     before = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+        late = _WAITING[:1]  # all was done by then
+    except BaseException:
+        late = []
+        raise
     finally:
-        _INTERRUPTED.clear()
+        _WAITING.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
+    for number in late:
+        signal.raise_signal(number)
 
 
 def interrupted() -> bool:
     """Whether a signal waits."""
-    return _INTERRUPTED.is_set()
+    return bool(_WAITING)

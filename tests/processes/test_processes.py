@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from common import ONE_DEVICE
 
 import jaxsde as js
 from benchmarks._compiles import count_compiles
 from jaxsde import _random, _threefry
 from jaxsde._registry import make_optimizers
-
-from common import ONE_DEVICE
 
 HESSIAN = jnp.array([[2.0, 0.5], [0.5, 1.0]])
 PROBLEM = js.Problem(js.Quadratic(HESSIAN), js.Gaussian(0.5))

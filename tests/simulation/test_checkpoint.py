@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import ONE_DEVICE
 
 import jaxsde as js
 from jaxsde.simulation import _checkpoint, _loop, _together, _work
-
-from common import ONE_DEVICE
 
 PROBLEM = js.Problem(js.Quadratic(jnp.arange(1.0, 5.0)), js.Gaussian(0.5))
 ADAM = js.Adam(0.05, b1=0.9, b2=0.99)
@@ -21,7 +20,7 @@ PROCESSES = {"chain": ADAM.chain(PROBLEM), "SDE": ADAM.sde(PROBLEM)}
 OFTEN = 1e-9  # seconds
 
 
-def run(process=PROCESSES["SDE"], x0=jnp.ones(4), **more):
+def run(process=PROCESSES["SDE"], x0=np.ones(4, np.float32), **more):
     given = dict(steps=60, seeds=100, every=20, key=jax.random.key(0), chunk=32, mesh=ONE_DEVICE) | more
     return js.simulate(process, x0, **given)
 
@@ -75,11 +74,31 @@ def test_the_statistics_of_complete_seeds_come_with_an_interrupt(interrupts, tmp
 
 def test_sigterm_is_an_interrupt_and_its_handler_comes_back(interrupts, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    interrupts |= {"left": 3, "act": lambda: os.kill(os.getpid(), signal.SIGTERM)}
+    interrupts |= {"left": 3, "act": lambda: os.kill(os.getpid(), signal.SIGTERM)}  # at the next look
     with pytest.raises(js.Interrupted):
         run(checkpoint=tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
     same(run(checkpoint=tmp_path), run())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_when_all_is_done_is_not_lost(number):
+    heard = []
+    before = signal.signal(number, lambda *_: heard.append(number))
+    try:
+        with _together.heeding_signals(True):
+            os.kill(os.getpid(), number)
+            assert not heard
+        assert heard == [number]
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_second_interrupt_from_the_keyboard_does_not_wait():
+    with pytest.raises(KeyboardInterrupt), _together.heeding_signals(True):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it waited")
 
 
 def test_a_finished_run_is_read_and_not_run_again(monkeypatch, tmp_path):
@@ -136,7 +155,7 @@ DIFFERENT = {
     "chunk": (dict(chunk=16), "chunk was 32 and is 16"),
     "fewer seeds": (dict(seeds=50), "seeds were 100 and are 50"),
     "fewer steps": (dict(steps=40), "steps must be at least 60"),
-    "stride": (dict(every=10), "every must be a multiple of the checkpoint's, 20"),
+    "stride": (dict(every=10), "every must be a multiple of 20, that of the checkpoint"),
     "other stride": (dict(every=60), "every must be 20"),
 }
 

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common import ONE_DEVICE
 
 import jaxsde as js
 from jaxsde.simulation import _devices, _run, _work
-
-from common import ONE_DEVICE
 
 WORKER = pathlib.Path(__file__).with_name("worker.py")
 PROBLEM = js.Problem(js.Quadratic(jnp.arange(1.0, 5.0)), js.Gaussian(0.5))

@@ -5,12 +5,11 @@ from collections import OrderedDict
 import jax
 import jax.numpy as jnp
 import pytest
+from common import ONE_DEVICE
 
 import jaxsde as js
 from jaxsde.simulation import _chunk, _work
 from jaxsde.simulation._footprint import largest_array, largest_array_per_seed
-
-from common import ONE_DEVICE
 
 KEY = jax.random.key(0)
 
