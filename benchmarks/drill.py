@@ -1,9 +1,9 @@
 """The fault drill: `python -m benchmarks.drill [--kills N] [--seed N]`.
 
-Runs with checkpoints are killed by SIGKILL at random moments, in one process and in two, and started again until they end; their
-checkpoints are truncated and overwritten; their disk is full and their folder is gone. Whatever happens, the results must be
-those of a run that nobody disturbed, bit by bit. Prints a table, and exits with status 1 where one is not. Not a speed, so no
-part of `python -m benchmarks`.
+Runs with checkpoints are killed by SIGKILL at random moments, in one process and in two, and started again until they end.
+Checkpoints are truncated and overwritten, the disk is full, the folder is gone. Whatever happens, the results must be those of
+a run that nobody disturbed, bit by bit. Prints a table, and exits with status 1 where one is not. Not a speed, so no part of
+`python -m benchmarks`.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def work(folder: str | None, devices: int, group: list[int], full: bool) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
     problem = js.Problem(js.Quadratic(jnp.arange(1.0, 9.0)), js.Gaussian(0.5))
     run = js.simulate(
-        js.Adam(0.01, b1=0.9, b2=0.99).sde(problem), jnp.ones(8), steps=30_000, every=300, seeds=4000, chunk=256,
+        js.Adam(0.01, b1=0.9, b2=0.99).sde(problem), jnp.ones(8), steps=12_000, every=300, seeds=2000, chunk=256,
         key=jax.random.key(0), checkpoint=folder, checkpoint_every=_EVERY,
     )  # fmt: skip
     leaves = jax.tree.leaves(run)

@@ -130,7 +130,9 @@ class Checkpoint:
         except OSError as error:
             with contextlib.suppress(OSError):
                 new.unlink(missing_ok=True)
-            why = f"the checkpoint could not be written ({error.strerror or error}); the one before it is intact"
+            intact = any((self.folder / name).exists() for name in _NAMES if name != path.name)
+            left = "the one before it is intact" if intact else "there is none before it"
+            why = f"the checkpoint could not be written ({error.strerror or error}); {left}"
             raise OSError(error.errno, why, str(path)) from error
 
     def _newest(self) -> bytes:

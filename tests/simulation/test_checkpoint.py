@@ -17,10 +17,10 @@ from jaxsde.simulation import _checkpoint, _loop, _together, _work
 PROBLEM = js.Problem(js.Quadratic(jnp.arange(1.0, 5.0)), js.Gaussian(0.5))
 ADAM = js.Adam(0.05, b1=0.9, b2=0.99)
 PROCESSES = {"chain": ADAM.chain(PROBLEM), "SDE": ADAM.sde(PROBLEM)}
-OFTEN = 1e-9  # seconds
+START, OFTEN = jnp.ones(4), 1e-9  # seconds
 
 
-def run(process=PROCESSES["SDE"], x0=np.ones(4, np.float32), **more):
+def run(process=PROCESSES["SDE"], x0=START, **more):
     given = dict(steps=60, seeds=100, every=20, key=jax.random.key(0), chunk=32, mesh=ONE_DEVICE) | more
     return js.simulate(process, x0, **given)
 
