@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from . import chains, memory, networks, sde, startup, sweeps
+from . import chains, devices, memory, networks, sde, startup, sweeps
 from ._report import claims_table, environment, save
 from ._setting import Setting
 
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "networks": networks.run,
     "sweeps": sweeps.run,
     "memory": memory.run,
+    "devices": devices.run,
 }
 
 
