@@ -61,6 +61,7 @@ from .simulation import (
     Jackknife as Jackknife,
     Moments as Moments,
     Samples as Samples,
+    load as load,
     simulate as simulate,
 )
 from .studies import verify as verify

@@ -1,4 +1,5 @@
 from ._ensemble import Ensemble as Ensemble, Interrupted as Interrupted
+from ._files import load as load
 from ._reducers import (
     AbstractReducer as AbstractReducer,
     Jackknife as Jackknife,

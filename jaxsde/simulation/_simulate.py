@@ -19,6 +19,7 @@ from ..processes import SDE, AbstractIncrements, AbstractProcess
 from . import _run
 from ._chunk import chunk_size, whole
 from ._ensemble import Ensemble, Interrupted
+from ._provenance import Asked, with_provenance
 from ._reducers import AbstractReducer, Jackknife, Moments
 
 # How often the host looks in, in seconds: for the progress bar and for an interrupt from the keyboard.
@@ -103,6 +104,7 @@ def simulate(
     if observe is not None:
         observe = _checks.functions("observe", observe)
 
+    asked = Asked(process, x0, key, observe, reduce, steps, every, substeps)
     key = _random.stream_key(key)
     example = x0(_random.start_key(_random.seed_key(key, jnp.asarray(0)))) if is_sampler(x0) else x0
     example = process.problem.validate(example)
@@ -133,11 +135,12 @@ def simulate(
             except KeyboardInterrupt:
                 if total is None:
                     raise
-                raise Interrupted(_ensemble(total, reduce, shapes, process, steps, every, done)) from None
+                ensemble = _ensemble(total, reduce, shapes, process, steps, every, done)
+                raise Interrupted(with_provenance(ensemble, asked, process, chunk)) from None
             total = records if total is None else _run.merge(reduce, total, records)
             done = min(first + chunk, seeds)
     assert total is not None  # seeds is at least 1
-    return _ensemble(total, reduce, shapes, process, steps, every, seeds)
+    return with_provenance(_ensemble(total, reduce, shapes, process, steps, every, seeds), asked, process, chunk)
 
 
 def _completed(
