@@ -1,6 +1,7 @@
 """Ensembles on disk: netCDF files."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -40,20 +41,15 @@ def save(ensemble: Ensemble, path: Any, *, overwrite: bool) -> None:
     layout: dict[str, Any] = {part: taken.array(getattr(ensemble, part), name) for part, name in _PARTS.items()}
     layout["seeds"] = int(ensemble.seeds)
     layout["statistics"] = [[name, taken.statistics(name, value)] for name, value in ensemble.statistics.items()]
-    attributes = {
-        "format": _FORMAT,
-        "format_version": _VERSION,
-        "description": _READABLE,
-        "layout": json.dumps(layout),
-        "provenance": json.dumps(ensemble.provenance),
-    }
     variables = {}
     for name, (axes, values, field, observable) in taken.variables.items():
         if values.size == 0:
             continue  # netCDF takes an axis of length 0 for one that grows; the layout has the shape
         described = {"field": field} | ({"observable": _printable(observable)} if observable else {})
-        stored = values.astype(np.int8) if values.dtype == bool else values
-        variables[name] = (axes, stored, described)
+        variables[name] = (axes, values.astype(np.int8) if values.dtype == bool else values, described)
+    texts = {"layout": json.dumps(layout), "provenance": json.dumps(ensemble.provenance)}
+    checksum = _checksum(texts, {name: values for name, (_, values, _) in variables.items()})
+    attributes = {"format": _FORMAT, "format_version": _VERSION, "description": _READABLE, **texts, "checksum": checksum}
     # Without a value that stands for what is missing, nan is what it is, with all its bits.
     encoding = {name: {"_FillValue": None} for name in variables}
     write_netcdf(xarray.Dataset(variables, attrs=attributes), path, overwrite=overwrite, encoding=encoding)
@@ -90,12 +86,15 @@ def load(path: str | os.PathLike[str]) -> Ensemble:
             f"version {_VERSION}: update jaxsde"
         )
     try:
-        layout = json.loads(attributes["layout"])
+        texts = {name: attributes[name] for name in ("layout", "provenance")}
+        if attributes["checksum"] != _checksum(texts, arrays):
+            raise ValueError("its numbers are not those that were saved")
+        layout = json.loads(texts["layout"])
         arrays = {laid["array"]: _as_saved(laid, arrays) for laid in _arrays_of(layout)}
         ts, steps, diverged = (put_together(layout[part], arrays) for part in _PARTS)
         statistics = {name: put_together(laid, arrays) for name, laid in layout["statistics"]}
         ensemble = Ensemble(ts, steps, diverged, int(layout["seeds"]), statistics)
-        words = json.loads(attributes["provenance"])
+        words = json.loads(texts["provenance"])
     except Exception as error:  # a file with these marks may hold anything
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     if any(array.dtype == np.float64 for array in arrays.values()) and jnp.result_type(float) != np.float64:
@@ -128,6 +127,18 @@ def _as_saved(laid: dict[str, Any], stored: dict[str, np.ndarray]) -> jax.Array:
         return jnp.asarray(values)
 
 
+def _checksum(texts: dict[str, str], arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of the names and the contents of texts and arrays: what netCDF itself does not notice of damage."""
+    digest = hashlib.sha256()
+    for name, text in texts.items():
+        digest.update(f"{name} {text}".encode())
+    for name in sorted(arrays):
+        values = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
 def _printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
@@ -135,13 +146,15 @@ def _printable(name: str) -> str:
 def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The attributes and the variables of a netCDF file."""
     xarray = require("xarray", extra="files", purpose="loading")
-    for package in ("h5netcdf", "h5py"):
-        require(package, extra="files", purpose="loading")
+    require("h5netcdf", extra="files", purpose="loading")
+    h5py = require("h5py", extra="files", purpose="loading")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; load takes the file of an ensemble")
     with open(path, "rb"):  # raises what says why it cannot be read
         pass
     try:
+        with h5py.File(path, "r"):  # which says more of what it cannot read
+            pass
         dataset = xarray.load_dataset(path, engine="h5netcdf", decode_cf=False)
         return dict(dataset.attrs), {str(name): variable.values for name, variable in dataset.variables.items()}
     except Exception as error:  # whatever comes of reading something else

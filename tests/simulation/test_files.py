@@ -268,7 +268,9 @@ except OSError as error:
     assert os.listdir(path.parent) == ["run.nc"] and path.read_text() == "old"
 
 
-def test_files_that_are_none(path, tmp_path):
+def test_files_that_are_none(path, tmp_path, monkeypatch):
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     with pytest.raises(FileNotFoundError, match="run.nc"):
         js.load(path)
     with pytest.raises(ValueError, match=f"{tmp_path} is a folder"):
@@ -280,6 +282,7 @@ def test_files_that_are_none(path, tmp_path):
     xarray.Dataset({"x": ("time", [1.0, 2.0])}).to_netcdf(path, engine="h5netcdf")
     with pytest.raises(ValueError, match="run.nc holds no ensemble of jaxsde"):
         js.load(path)
+    assert unraisable == []
 
 
 def test_damaged_files(path):
@@ -299,6 +302,16 @@ def test_damaged_files(path):
     for layout in layouts:
         changed(lambda file, layout=layout: file.attrs.__setitem__("layout", layout))
         with pytest.raises(ValueError, match="run.nc is damaged"):
+            js.load(path)
+    for name in ("time", "diverged", "x_values"):  # a bit
+
+        def flip(file, name=name):
+            values = file[name][()]
+            values.view(np.uint8).flat[3] ^= 1
+            file[name][...] = values
+
+        changed(flip)
+        with pytest.raises(ValueError, match="run.nc is damaged: ValueError: its numbers are not those that were saved"):
             js.load(path)
     for name in ("time", "x_values"):
         changed(lambda file, name=name: file.move(name, "elsewhere"))
