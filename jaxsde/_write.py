@@ -73,7 +73,7 @@ def publish(written: pathlib.Path, path: pathlib.Path, *, overwrite: bool) -> No
         _sync(path.parent)
 
 
-def write_netcdf(dataset: Any, path: Any, *, overwrite: bool, encoding: dict[str, Any] | None = None) -> None:
+def write_netcdf(dataset: Any, path: Any, *, overwrite: bool) -> None:
     """Writes an xarray `Dataset` to a netCDF file, as `write` does."""
     backends = require("xarray.backends", extra="files", purpose="saving")
     require("h5py", extra="files", purpose="saving")
@@ -81,7 +81,7 @@ def write_netcdf(dataset: Any, path: Any, *, overwrite: bool, encoding: dict[str
     # HDF5 cannot cope with a disk that is full, up to crashing, so it writes to memory.
     content = io.BytesIO()
     with h5netcdf.File(content, "w") as file:
-        dataset.dump_to_store(backends.H5NetCDFStore(file), encoding=encoding or {})
+        dataset.dump_to_store(backends.H5NetCDFStore(file))
     write(path, lambda to: to.write_bytes(content.getbuffer()), overwrite=overwrite)
 
 

@@ -50,9 +50,7 @@ def save(ensemble: Ensemble, path: Any, *, overwrite: bool) -> None:
     texts = {"layout": json.dumps(layout), "provenance": json.dumps(ensemble.provenance)}
     checksum = _checksum(texts, {name: values for name, (_, values, _) in variables.items()})
     attributes = {"format": _FORMAT, "format_version": _VERSION, "description": _READABLE, **texts, "checksum": checksum}
-    # Without a value that stands for what is missing, nan is what it is, with all its bits.
-    encoding = {name: {"_FillValue": None} for name in variables}
-    write_netcdf(xarray.Dataset(variables, attrs=attributes), path, overwrite=overwrite, encoding=encoding)
+    write_netcdf(xarray.Dataset(variables, attrs=attributes), path, overwrite=overwrite)
 
 
 def load(path: str | os.PathLike[str]) -> Ensemble:
