@@ -76,7 +76,7 @@ class Workers:
 
     def wait_for_checkpoints(self, folder: Path, since: float) -> None:
         """Waits until both generations are written after that time, or until the run ends."""
-        while sum(p.stat().st_mtime > since for p in folder.glob("*.npz")) < 2 and self.all[0].poll() is None:
+        while sum(p.stat().st_mtime > since for p in folder.glob("checkpoint-*.npz")) < 2 and self.all[0].poll() is None:
             time.sleep(0.01)
 
     def kill_after(self, seconds: float, which: int = 0) -> bool:
@@ -123,7 +123,7 @@ def disturbed(folder: Path, how: str) -> tuple[str, str]:
     workers = Workers(folder, 1)
     workers.wait_for_checkpoints(folder, 0)
     workers.kill_after(_WINDOW / 8)
-    files = sorted(folder.glob("*.npz"), key=lambda path: path.stat().st_mtime)
+    files = sorted(folder.glob("checkpoint-*.npz"), key=lambda path: path.stat().st_mtime)
     said = ""
     if how == "truncated":
         content = files[-1].read_bytes()

@@ -62,6 +62,7 @@ from .simulation import (
     Moments as Moments,
     Samples as Samples,
     checkpoints as checkpoints,
+    load as load,
     simulate as simulate,
 )
 from .studies import verify as verify

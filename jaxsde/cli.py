@@ -1,7 +1,9 @@
 """The command line: parses, calls, prints."""
 
+import codecs
 import os
 import sys
+from typing import Any
 
 from ._extras import require
 
@@ -26,8 +28,27 @@ _COMMANDS = {
 }
 
 
+# What is written for characters that the encoding of the output lacks; for others it is a question mark.
+_ASCII = {"±": "+-"}
+
+
 def main() -> None:
     """The entry point of the command `jaxsde`."""
+    _prepare_streams()
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output, as `head` does, has read enough
+        _silence(sys.stdout)
+        sys.exit(141)  # as shells report it of programs in C
+    except OSError as error:
+        _silence(sys.stdout)
+        sys.exit(f"jaxsde: {error}")
+
+
+def _run() -> None:
     command, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
     if command in ("-h", "--help"):
         print(_USAGE)
@@ -41,6 +62,8 @@ def main() -> None:
 
         options, run = (getattr(_commands, name) for name in _COMMANDS[command])
         run(tyro.cli(options, prog=f"jaxsde {command}", args=arguments))
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, ImportError, OSError) as error:
         sys.exit(f"jaxsde: {error}")
     except KeyboardInterrupt as error:
@@ -65,3 +88,26 @@ def _use_devices(arguments: list[str]) -> list[str]:
 
     jax.config.update("jax_num_cpu_devices", number)
     return arguments[:place] + arguments[place + 2 :]
+
+
+def _prepare_streams() -> None:
+    """Makes the streams of output such that whatever is printed can be."""
+    codecs.register_error("jaxsde", _in_ascii)
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name)
+        if stream is None:  # closed; the next file that is opened would take its place, and what C libraries print
+            stream = open(os.devnull, "w")
+            setattr(sys, name, stream)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="jaxsde")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_ASCII.get(character, "?") for character in error.object[error.start : error.end]), error.end
+
+
+def _silence(stream: Any) -> None:
+    """Lets what is left to write go nowhere, about which Python would complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,7 +1,7 @@
 """jaxsde compare."""
 
 import dataclasses
-import pathlib
+import shutil
 import textwrap
 from typing import Annotated
 
@@ -13,13 +13,14 @@ from .._registry import PROBLEMS
 from ..estimation import compare
 from ..reporting._table import WIDTH
 from ..simulation import Interrupted
+from ._output import Output, prepare, write_files
 from ._setup import Setup, by_problem
 
 _SUBSTEPS = "Solver steps of the SDE per optimizer step."
 
 
 @dataclasses.dataclass(frozen=True)
-class Compare(Setup):
+class Compare(Output, Setup):
     """Simulates an optimizer and its SDE on a problem, and sets them beside the theory.
 
     Prints a table, writes a picture and a netCDF file with all the numbers, and ends with what they show, in words.
@@ -29,8 +30,6 @@ class Compare(Setup):
     steps: Annotated[int | None, tyro.conf.arg(help=f"Optimizer steps. {by_problem('steps')}.")] = None
     seeds: Annotated[int | None, tyro.conf.arg(help=f"Noise seeds. {by_problem('seeds')}.")] = None
     substeps: Annotated[int | None, tyro.conf.arg(help=f"{_SUBSTEPS} {by_problem('substeps')}.")] = None
-    out: pathlib.Path = pathlib.Path(".")
-    """The folder to write to."""
 
 
 def run_compare(arguments: Compare) -> None:
@@ -41,7 +40,7 @@ def run_compare(arguments: Compare) -> None:
         require(package, extra="files", purpose="the file of numbers")
     default = PROBLEMS[arguments.problem].budget
     seeds = default.seeds if arguments.seeds is None else arguments.seeds
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    prepare(arguments.out)
     optimizer, problem, x0 = arguments.build()
     try:
         with arguments.resumed():
@@ -61,9 +60,12 @@ def run_compare(arguments: Compare) -> None:
             print(reporting.table(stopped.result))
         raise
     print(reporting.table(result))
-    name = arguments.out / f"jaxsde-{arguments.optimizer}-{arguments.problem}"
-    axes = reporting.plot(result)
-    axes.figure.savefig(f"{name}.png", dpi=150)
-    reporting.save(result, f"{name}.nc")
-    print(f"wrote {name}.png and {name}.nc\n")
-    print(textwrap.fill(" ".join(reporting.verdict(result)), WIDTH))
+    name = f"jaxsde-{arguments.optimizer}-{arguments.problem}"
+    writers = {
+        f"{name}.png": lambda path: reporting.plot(result).figure.savefig(path, dpi=150),
+        f"{name}.nc": lambda path: reporting.save(result, path),
+    }
+    picture, numbers = write_files(arguments.out, writers, force=arguments.force)
+    print(f"wrote {picture} and {numbers}\n")
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns)
+    print(textwrap.fill(" ".join(reporting.verdict(result)), width))

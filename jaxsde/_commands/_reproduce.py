@@ -1,18 +1,18 @@
 """jaxsde reproduce."""
 
 import dataclasses
-import pathlib
 import time
 
 import tyro
 
 from .. import reporting, studies
 from .._extras import require
+from ._output import Output, prepare, write_files
 from ._resume import Resumable
 
 
 @dataclasses.dataclass(frozen=True)
-class Reproduce(Resumable):
+class Reproduce(Output, Resumable):
     """Tries a claim about optimizers and their SDEs: prints a table, writes a picture and the data."""
 
     name: tyro.conf.Positional[str] = ""
@@ -21,8 +21,6 @@ class Reproduce(Resumable):
     """List the experiments, and do nothing else."""
     small: bool = False
     """A small version, of less than a minute on two cores."""
-    out: pathlib.Path = pathlib.Path(".")
-    """The folder to write to."""
 
 
 def run_reproduce(arguments: Reproduce) -> None:
@@ -40,7 +38,7 @@ def run_reproduce(arguments: Reproduce) -> None:
     require("matplotlib", extra="plots", purpose="the picture")
     for package in ("xarray", "h5netcdf", "h5py"):
         require(package, extra="files", purpose="the file of numbers")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    prepare(arguments.out)
     minutes = studies.EXPERIMENTS[arguments.name].minutes
     expected = "under a minute" if arguments.small else f"about {minutes:g} min"
     print(f"{arguments.name}: {studies.EXPERIMENTS[arguments.name].claim}; {expected} on two cores", flush=True)
@@ -49,7 +47,10 @@ def run_reproduce(arguments: Reproduce) -> None:
     with arguments.resumed():
         study = studies.reproduce(arguments.name, small=arguments.small, report=shown)
     print(reporting.study_table(study))
-    path = arguments.out / f"jaxsde-{arguments.name}"
-    reporting.plot_study(study).savefig(f"{path}.png", dpi=110)
-    reporting.save_study(study, f"{path}.nc")
-    print(f"wrote {path}.png and {path}.nc")
+    name = f"jaxsde-{arguments.name}"
+    writers = {
+        f"{name}.png": lambda path: reporting.plot_study(study).savefig(path, dpi=110),
+        f"{name}.nc": lambda path: reporting.save_study(study, path),
+    }
+    picture, numbers = write_files(arguments.out, writers, force=arguments.force)
+    print(f"wrote {picture} and {numbers}")

@@ -1,11 +1,15 @@
 """jaxsde verify."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from .. import reporting, studies
 from .._extras import require
+from ._output import prepare, write_files
 from ._resume import Resumable
 
 
@@ -22,13 +26,15 @@ class Verify(Resumable):
     """A selection only, with fewer seeds: under a minute."""
     out: pathlib.Path | None = None
     """A folder to write pictures to: rates and asymptotic losses against the noise, theory drawn in."""
+    force: bool = False
+    """Overwrite pictures of earlier runs. By default they are kept, and the names of new ones get a number."""
 
 
 def run_verify(arguments: Verify) -> None:
     """Checks and prints, line by line; then the pictures, if asked for."""
     if arguments.out is not None:
         require("matplotlib", extra="plots", purpose="pictures")
-        arguments.out.mkdir(parents=True, exist_ok=True)
+        prepare(arguments.out)
 
     done: list[studies.Outcome] = []
 
@@ -45,9 +51,13 @@ def run_verify(arguments: Verify) -> None:
     print(reporting.verification_summary(result))
     if arguments.out is not None:
         factor = studies.QUICK if arguments.quick else 1.0
-        for name, sweep in (("rates", studies.rates), ("losses", studies.losses), ("decays", studies.decays)):
-            path = arguments.out / f"jaxsde-{name}.png"
-            reporting.plot_study(studies.sweep_study(sweep(factor))).savefig(path, dpi=150)
+        sweeps = {"rates": studies.rates, "losses": studies.losses, "decays": studies.decays}
+        writers = {f"jaxsde-{name}.png": functools.partial(_draw, sweep, factor) for name, sweep in sweeps.items()}
+        for path in write_files(arguments.out, writers, force=arguments.force):
             print(f"wrote {path}")
     if result.surprises:
         sys.exit(1)
+
+
+def _draw(sweep: Callable[[float], Any], factor: float, path: pathlib.Path) -> None:
+    reporting.plot_study(studies.sweep_study(sweep(factor))).savefig(path, dpi=150)

@@ -1,16 +1,16 @@
 """jaxsde weak-error."""
 
 import dataclasses
-import pathlib
 
 from .. import reporting
 from .._extras import require
 from ..estimation import weak_error
+from ._output import Output, prepare, write_files
 from ._setup import Setup
 
 
 @dataclasses.dataclass(frozen=True)
-class WeakError(Setup):
+class WeakError(Output, Setup):
     """Measures the weak error of an optimizer's SDE against the learning rate: the model's and the solver's.
 
     Prints errors, orders and constants by test function, and writes a picture.
@@ -26,14 +26,12 @@ class WeakError(Setup):
     """Noise seeds."""
     substeps: int = 4
     """Solver steps of the SDE per optimizer step, in the coarser of its two runs."""
-    out: pathlib.Path = pathlib.Path(".")
-    """The folder to write to."""
 
 
 def run_weak_error(arguments: WeakError) -> None:
     """Measures, prints the table, and writes the picture."""
     require("matplotlib", extra="plots", purpose="the picture")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    prepare(arguments.out)
     optimizer, problem, x0 = arguments.build()
     with arguments.resumed():
         result = weak_error(
@@ -49,6 +47,7 @@ def run_weak_error(arguments: WeakError) -> None:
             start_time=arguments.start_time,
         )
     print(reporting.weak_error_table(result))
-    name = arguments.out / f"jaxsde-weak-error-{arguments.optimizer}-{arguments.model}.png"
-    reporting.plot_weak_error(result, "loss").figure.savefig(name, dpi=150)
-    print(f"wrote {name}")
+    name = f"jaxsde-weak-error-{arguments.optimizer}-{arguments.model}.png"
+    draw = lambda path: reporting.plot_weak_error(result, "loss").figure.savefig(path, dpi=150)
+    [picture] = write_files(arguments.out, {name: draw}, force=arguments.force)
+    print(f"wrote {picture}")

@@ -196,6 +196,7 @@ def _sde(optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, model: 
         state_from_chain=_state_from_chain,
         chain=optimizer.chain(problem),
         start_steps=_checks.count("start_steps", start_steps),
+        model=model,
     )
     coefficients = eqx.Partial(_coefficients, optimizer, weight_decay, model)
     statistics = eqx.Partial(gradient_statistics, problem)

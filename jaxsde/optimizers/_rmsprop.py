@@ -196,6 +196,7 @@ def _sde(optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, m
         state_from_chain=_state_from_chain,
         chain=optimizer.chain(problem),
         start_steps=_checks.count("start_steps", start_steps, least=0),
+        model=model,
     )
     coefficients = eqx.Partial(_coefficients, optimizer, weight_decay, model)
     statistics = eqx.Partial(gradient_statistics, problem)

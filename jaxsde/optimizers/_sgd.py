@@ -78,6 +78,7 @@ class SGD(AbstractOptimizer):
             state_from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
+            model=model,
             whiten=gradient_whitening(problem),
         )
 

@@ -92,6 +92,7 @@ class SignSGD(AbstractOptimizer):
             state_from_chain=parameters,
             chain=self.chain(problem),
             start_steps=0,
+            model=model,
             noise_like=law.sign_increments_like,
             whiten=eqx.Partial(_whiten, problem) if problem.noise.independent else None,
         )

@@ -50,6 +50,7 @@ class SDE(eqx.Module):
     - `noise_like`: picks from `y` a pytree shaped like the noise; `None` where it is the gradient's noise itself.
     - `whiten`: `(params, stochastic gradient) -> increment`: the noise of one stochastic gradient as the increment
       that stands for it, with mean 0 and covariance 1 given the parameters; `None` where it is not known.
+    - `model`: what `sde(problem, model)` was asked for; `None` where the SDE is no model's.
     """
 
     statistics: Callable[[PyTree], Any]
@@ -61,6 +62,7 @@ class SDE(eqx.Module):
     semi_implicit: Callable[[Y], PyTree] | None = None
     noise_like: Callable[[Y], PyTree] | None = None
     whiten: Callable[[PyTree, PyTree], PyTree] | None = None
+    model: str | None = eqx.field(static=True, default=None)
 
     def noise_shaped(self, y: Y) -> PyTree:
         """A pytree shaped like the noise: as that of the gradient, unless the SDE says otherwise."""

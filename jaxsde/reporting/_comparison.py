@@ -1,6 +1,7 @@
 """A comparison as a table, a picture and a file."""
 
 import json
+import os
 import re
 import textwrap
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._extras import require
+from .._write import write_netcdf
 from ..estimation import Comparison, Curves, Estimate, Row, Side
 from ._table import WIDTH, text_table
 
@@ -74,10 +76,10 @@ def plot(comparison: Comparison, ax: Any = None) -> Any:
     return ax
 
 
-def save(comparison: Comparison, path: str) -> None:
-    """Writes all numbers to a netCDF file, which `xarray.open_dataset(path, engine="h5netcdf")` opens."""
+def save(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+    """Writes all numbers to a netCDF file, which `xarray.open_dataset(path, engine="h5netcdf")` opens. A file of that name is
+    overwritten."""
     xarray = require("xarray", extra="files", purpose="saving")
-    require("h5netcdf", extra="files", purpose="saving")
     variables: dict[str, Any] = {}
     for name, side in (("optimizer", comparison.optimizer), ("sde", comparison.sde)):
         if side is not None:
@@ -96,7 +98,7 @@ def save(comparison: Comparison, path: str) -> None:
     coordinates = {"time": comparison.ts, "quantity": [row.quantity for row in rows]}
     attributes = {"title": comparison.title, "notes": "\n".join(comparison.notes)}
     attributes["settings"] = json.dumps(comparison.settings)
-    xarray.Dataset(variables, coordinates, attributes).to_netcdf(path, engine="h5netcdf")
+    write_netcdf(xarray.Dataset(variables, coordinates, attributes), path, overwrite=True)
 
 
 def _side_variables(name: str, side: Side) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 from typing import Any
 
 import numpy as np
 
 from .._extras import require
+from .._write import write_netcdf
 from ..studies import Panel, Study
 from ._table import text_table
 
@@ -65,13 +67,13 @@ def _draw(panel: Panel, ax: Any) -> None:
     ax.legend(fontsize=7)
 
 
-def save_study(study: Study, path: str) -> None:
-    """Writes table and curves to a netCDF file, which `xarray.open_dataset(path, engine="h5netcdf")` opens.
+def save_study(study: Study, path: str | os.PathLike[str]) -> None:
+    """Writes table and curves to a netCDF file, which `xarray.open_dataset(path, engine="h5netcdf")` opens. A file of that
+    name is overwritten.
 
     Curve j of panel i is `panel_i_curve_j` against `panel_i_x_j`, with `panel_i_spread_j` where it has a band.
     """
     xarray = require("xarray", extra="files", purpose="saving")
-    require("h5netcdf", extra="files", purpose="saving")
     variables: dict[str, Any] = {}
     for i, panel in enumerate(study.panels):
         for j, curve in enumerate(panel.curves):
@@ -90,4 +92,4 @@ def save_study(study: Study, path: str) -> None:
             {"name": name},
         )
     attributes = {"title": study.title, "notes": "\n".join(study.notes), "header": json.dumps(study.header)}
-    xarray.Dataset(variables, attrs=attributes).to_netcdf(path, engine="h5netcdf")
+    write_netcdf(xarray.Dataset(variables, attrs=attributes), path, overwrite=True)

@@ -1,5 +1,6 @@
 from ._checkpoint import checkpoints as checkpoints
 from ._ensemble import Ensemble as Ensemble, Interrupted as Interrupted
+from ._files import load as load
 from ._reducers import (
     AbstractReducer as AbstractReducer,
     Jackknife as Jackknife,

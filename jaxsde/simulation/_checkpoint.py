@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from .. import _checks
+from .._write import clear_drafts, write
 from . import _together
 from ._identity import differences
 from ._work import Standing, Task
@@ -47,6 +48,8 @@ class Checkpoint:
         self.folder, self._every, self._identity, self.extensible = pathlib.Path(folder), every, identity, extensible
         self._serial, self._saved = 0, time.monotonic()
         self._lock = _locked(self.folder) if _together.is_first() else None
+        if self._lock is not None:
+            clear_drafts(self.folder)  # of runs that were killed while they wrote
 
     def close(self) -> None:
         """Lets others work in the folder."""
@@ -118,18 +121,11 @@ class Checkpoint:
 
     def _write(self, about: dict[str, Any], leaves: list[np.ndarray]) -> None:
         path = self.folder / _NAMES[self._serial % len(_NAMES)]
-        new = path.with_suffix(".new")
-        text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        arrays = {str(i): leaf for i, leaf in enumerate(leaves)}
+        arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
         try:
-            with open(new, "wb") as file:
-                np.savez(file, allow_pickle=False, about=text, **{str(i): leaf for i, leaf in enumerate(leaves)})
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, path)
-            _settle(self.folder)
+            write(path, lambda draft: np.savez(draft, allow_pickle=False, **arrays), overwrite=True)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                new.unlink(missing_ok=True)
             intact = any((self.folder / name).exists() for name in _NAMES if name != path.name)
             left = "the one before it is intact" if intact else "there is none before it"
             why = f"the checkpoint could not be written ({error.strerror or error}); {left}"
@@ -178,16 +174,6 @@ def _locked(folder: pathlib.Path) -> Any:
         file.close()
         raise ValueError(f"checkpoint: another run works in {folder}; give each run a folder of its own") from None
     return file
-
-
-def _settle(folder: pathlib.Path) -> None:
-    """Makes a renamed file's new name outlast a power failure."""
-    with contextlib.suppress(OSError, AttributeError):  # not every system can open a folder
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 _AMBIENT: contextvars.ContextVar[tuple[pathlib.Path, float] | None] = contextvars.ContextVar("checkpoints", default=None)

@@ -233,8 +233,9 @@ class Jackknife(AbstractReducer):
 
     def update(self, stats: Any, values: Float[Array, "seeds k"], keep: Bool[Array, " seeds"]) -> Any:
         # Every groups-th seed goes to the same group, so that groups fill evenly whatever the number of seeds.
-        values = values.reshape(-1, self.groups, *values.shape[1:])
-        keep = keep.reshape(-1, self.groups)
+        each = keep.shape[0] // self.groups
+        values = values.reshape(each, self.groups, *values.shape[1:])
+        keep = keep.reshape(each, self.groups)
         return jax.vmap(self.reducer.update, in_axes=(0, 1, 1))(stats, values, keep)
 
     def merge(self, a: Any, b: Any) -> Any:

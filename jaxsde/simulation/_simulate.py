@@ -24,6 +24,7 @@ from ._chunk import chunk_size, whole
 from ._ensemble import Ensemble, Interrupted
 from ._identity import identity
 from ._loop import Stopped, complete, completed_within_a_trace
+from ._provenance import Asked, with_provenance
 from ._reducers import AbstractReducer, Jackknife, Moments
 from ._work import Standing, Task
 
@@ -118,6 +119,7 @@ def simulate(
     if observe is not None:
         observe = _checks.functions("observe", observe)
 
+    asked = Asked(process, x0, key, observe, reduce, steps, every, substeps)
     key = _random.stream_key(key)
     example = x0(_random.start_key(_random.seed_key(key, jnp.asarray(0)))) if is_sampler(x0) else x0
     example = process.problem.validate(example)
@@ -135,7 +137,10 @@ def simulate(
     recorder = _run.Recorder(functions, reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
     host = _checks.is_concrete(process, example, key)
     mesh = _devices.all_devices() if mesh is None and host else mesh
-    seen = lambda total, seeds: _ensemble(total, reduce, shapes, process, steps, every, seeds)
+
+    def seen(total: _run.Record, work: Task, seeds: int) -> Ensemble:
+        ensemble = _ensemble(total, reduce, shapes, process, steps, every, seeds)
+        return with_provenance(ensemble, asked, process, work.chunk)
 
     def task(chunk: int | None) -> Task:
         size = chunk or chunk_size(process, recorder, start, key, math.ceil(seeds / _devices.count(mesh)))
@@ -145,7 +150,8 @@ def simulate(
     if not host:
         if checkpoint is not None:
             raise ValueError("checkpoint is for runs outside of jax.jit and jax.vmap, which the host can look into")
-        return seen(completed_within_a_trace(task(chunk)), seeds)
+        work = task(chunk)
+        return seen(completed_within_a_trace(work), work, seeds)
     words = functools.cache(lambda: identity(process=process, x0=start, observe=functions, reduce=reduce, key=key))
     numbers = dict(steps=steps, seeds=seeds, every=every, chunk=chunk)
     with opened(checkpoint, checkpoint_every, words, numbers) as store, _together.heeding_signals(store is not None):
@@ -153,12 +159,12 @@ def simulate(
         standing = Standing() if store is None else store.standing(work)
         try:
             with _progress_bar(progress and _together.is_first(), work.chunks * steps) as bar:
-                return seen(complete(work, standing, bar, store).total, seeds)
+                return seen(complete(work, standing, bar, store).total, work, seeds)
         except Stopped as stopped:
             done = stopped.standing
             if done.total is None and store is None:
                 raise KeyboardInterrupt from None
-            ensemble = None if done.total is None else seen(done.total, min(done.merged * work.chunk, seeds))
+            ensemble = None if done.total is None else seen(done.total, work, min(done.merged * work.chunk, seeds))
             raise Interrupted(ensemble, None if store is None else store.folder) from None
 
 

@@ -12,6 +12,7 @@ import pytest
 from common import ONE_DEVICE
 
 import jaxsde as js
+from jaxsde import _write
 from jaxsde.simulation import _checkpoint, _loop, _together, _work
 
 PROBLEM = js.Problem(js.Quadratic(jnp.arange(1.0, 5.0)), js.Gaussian(0.5))
@@ -229,10 +230,10 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(interrupts, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((_checkpoint.np, "savez") if where == "write" else (_checkpoint.os, "replace")), full)
+        patch.setattr(*((_checkpoint.np, "savez") if where == "write" else (_write.os, "replace")), full)
         with pytest.raises(OSError, match="could not be written .No space left on device.*the one before it is intact"):
             run(checkpoint=tmp_path, checkpoint_every=OFTEN)
-    assert not list(tmp_path.glob("*.new"))
+    assert {path.name for path in tmp_path.iterdir()} == {*_checkpoint._NAMES, _checkpoint._LOCK}
     same(run(checkpoint=tmp_path), run())
 
 
