@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, _random
-from .._extras import optional
+from .._progress import progress_bar
 from .._traced import shape_of, traced, with_traced
 from .._tree import cast, is_sampler
 from .._typing import Key
@@ -89,8 +89,8 @@ def simulate(
     every = steps if every is None else _checks.count("every", every)
     if steps % every:
         raise ValueError(f"every must divide steps, got every={every} and steps={steps}")
-    if steps * substeps >= 2**31:
-        raise ValueError(f"steps * substeps must be below 2**31, got {steps * substeps}")
+    if steps >= 2**31:
+        raise ValueError(f"steps must be below 2**31, as Optax counts them by an int32, got {steps}")
     if seeds > _MOST_SEEDS:
         raise ValueError(f"seeds must be at most {_MOST_SEEDS} (2**30), as seeds are told apart by an int32, got {seeds}")
     chunk = None if chunk is None else _checks.count("chunk", chunk)
@@ -124,7 +124,7 @@ def simulate(
     total = None
     done = 0
     host = _checks.is_concrete(process, example, key)
-    with _progress_bar(progress and host, math.ceil(seeds / chunk) * steps) as bar:
+    with progress_bar(progress and host, math.ceil(seeds / chunk) * steps, "step") as bar:
         for first in range(0, seeds, chunk):
             ids = first + jnp.arange(chunk, dtype=jnp.int32)
             try:
@@ -159,7 +159,7 @@ def _completed(
 def _ensemble(
     total: _run.Record, reduce: Any, shapes: dict[str, Any], process: Any, steps: int, every: int, seeds: int
 ) -> Ensemble:
-    recorded = jnp.arange(0, steps + 1, every)
+    recorded = every * jnp.arange(steps // every + 1)
     ts = recorded * process.learning_rate
     statistics = {name: reduce.result(total.statistics[name], ts, shape, seeds) for name, shape in shapes.items()}
     return Ensemble(ts, recorded, total.diverged, seeds, statistics)
@@ -205,21 +205,3 @@ def _start_position(process: AbstractProcess, x: PyTree, key: PRNGKeyArray) -> P
 
 def _itself(x: PyTree) -> PyTree:
     return x
-
-
-class _NoBar:
-    def __enter__(self) -> "_NoBar":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        return None
-
-    def update(self, amount: int) -> None:
-        """Shows nothing."""
-
-
-def _progress_bar(wanted: bool, total: int) -> Any:
-    tqdm = optional("tqdm") if wanted else None
-    if tqdm is None:
-        return _NoBar()
-    return tqdm.tqdm(total=total, unit="step", unit_scale=True, delay=2.0, leave=False, disable=None)
