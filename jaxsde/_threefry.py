@@ -19,7 +19,7 @@ _ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 _PARITY = np.uint32(0x1BD11BDA)
 
 # Changes to the key, that keep our words apart from those that `jax.random` draws under it, and sorts of ours apart.
-_TAGS = np.uint32(0x6A787364), np.uint32(0x736A7864)
+_TAGS, _TAG_OF_PARTS = (np.uint32(0x6A787364), np.uint32(0x736A7864)), np.uint32(0x70617274)
 
 Pair = tuple[Array, Array]
 
@@ -30,6 +30,16 @@ def key_words(key: PRNGKeyArray) -> UInt32[Array, "2"]:
         data = jax.random.key_data(key)
         return data if data.shape == (2,) else jax.random.bits(key, (2,), jnp.uint32)
     return key
+
+
+def part_key(key: UInt32[Array, "2"], number: Int[Array, ""]) -> UInt32[Array, "2"]:
+    """The key of part `number` of a sequence that is too long for one counter: that of the first part is the key itself."""
+
+    def another() -> Array:
+        counter = jnp.zeros((), jnp.uint32), number.astype(jnp.uint32)
+        return jnp.stack(hashed((key[0] ^ _TAG_OF_PARTS, key[1]), counter))
+
+    return jax.lax.cond(number == 0, lambda: key, another)
 
 
 def hashed(key: Pair, counter: Pair) -> Pair:

@@ -196,11 +196,10 @@ def linear_noise_law(coupled: Coupled, steps: int, recorded: Array) -> LinearNoi
     itself, float32 would lose three of its seven digits."""
     records, companion = len(recorded), coupled.companion
     every = steps // max(1, records - 1)
-    per_step = int(companion.substeps)
     with double_precision():
         exact = _traced_in_double(companion)
     h = coupled.process.h.astype(flat(companion.start).dtype)
-    return in_double(_law, exact, h, records)(*(np.asarray(n * per_step, np.int32) for n in (steps, every)))
+    return in_double(_law, exact, h, records)(*(np.asarray(n, np.int32) for n in (steps, every)))
 
 
 def _law(companion: LinearNoiseApproximation, h: Array, records: int, stop: Array, every: Array) -> LinearNoiseLaw:

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .. import _checks, _random
+from .._progress import progress_bar
 from .._special import SIGN_SLOPE
 from .._traced import with_traced
 from .._tree import cast, flat
@@ -23,9 +24,18 @@ from ..problems import MeanLoss, Problem
 # The share of the numbers, the largest ones, that the tail index is estimated from, and how many numbers are used at most.
 _TAIL, _MOST_NUMBERS = 0.01, 2_000_000
 
+# Draws are made in so many calls, which the progress bar shows, each of a multiple of as many as are made at a time.
+_CALLS, _AT_ONCE = 32, 8
+
+# So many numbers of the noise are worked on at a time: what is computed from them stays in the caches, or nearly so.
+_NUMBERS_AT_ONCE = 2**20
+
 # The largest number of coordinates for which the Hessian is formed. Beyond it, the largest eigenvalue is found by Lanczos's
-# iteration, to this relative accuracy and with a basis of this size.
+# iteration, to this relative accuracy and with a basis of this size at least.
 _DENSE, _ACCURACY, _BASIS = 64, 0.01, 12
+
+# A vector that is so short next to the eigenvalue is rounding: there are no more directions.
+_NOTHING = 1e-5
 
 
 class LayerNoise(NamedTuple):
@@ -67,6 +77,9 @@ class NoiseReport(NamedTuple):
     """How many times as large the batch would have to be for the noise to be as large as the gradient."""
     curvature: dict[str, float]
     """The largest curvature, by optimizer: that of the loss for SGD, and that of the preconditioned loss for the others."""
+    curvature_error: dict[str, float]
+    """The relative error of each, at most 0.01 where `curvature_products` sufficed. Else the largest curvature may be larger
+    than the one given, which is met in some direction."""
     learning_rate: dict[str, float]
     """The largest learning rate at which an optimizer's SDE should hold."""
     tolerance: float
@@ -86,6 +99,8 @@ def noise_report(
     draws: int = 256,
     tolerance: float = 0.1,
     curvature_examples: int = 128,
+    curvature_products: int = 64,
+    progress: bool = True,
 ) -> NoiseReport:
     """Measures the gradient noise of a problem at given parameters, before any training.
 
@@ -99,14 +114,22 @@ def noise_report(
     $\\sqrt{\\pi/2}\\,\\sigma$ for SignSGD (Lemma 3.7, where noise dominates), the root of the mean squared gradient for
     RMSprop and Adam. It is the reading of a linear theory at one point: a guide, not a guarantee.
 
+    The work is bounded: one gradient of the loss, `draws` stochastic ones, and for each of the three curvatures
+    `curvature_products` products with the Hessian over `curvature_examples` examples, which cost some two gradients of them.
+    An MLP of a million parameters takes some half a minute on two cores.
+
     **Arguments:**
 
     - `problem`: a [`Problem`][], of mini-batches or any other noise.
     - `params`: the parameters.
     - `key`: the key of the draws.
-    - `draws`: the number of stochastic gradients. All are held in memory.
+    - `draws`: the number of stochastic gradients, at least 16. All are held in memory, four bytes for each number of them.
     - `tolerance`: $\\epsilon$, between 0 and 1.
     - `curvature_examples`: the number of examples, evenly spaced, over which the Hessian of a mean over data is taken.
+    - `curvature_products`: how many products with the Hessian to make for each curvature, at most; as many vectors like the
+      parameters are held. Some 15 are enough to find most to 1 %; `.curvature_error` and the table say where they were not. For
+      up to 64 parameters the Hessian is formed.
+    - `progress`: whether a report that takes more than two seconds shows a progress bar, as in [`simulate`][].
 
     **Returns:** a [`NoiseReport`][], for `jaxsde.reporting.noise_table` and `.plot_noise`.
 
@@ -124,24 +147,34 @@ def noise_report(
     _checks.scalar("tolerance", tolerance, low=0.0, high=1.0)
     curvature_examples = _checks.count("curvature_examples", curvature_examples)
     key = _random.stream_key(jax.random.key(0) if key is None else key)
-    gradient, drawn = _draw(problem, params, jax.random.split(key, draws))
+    curvature_products = _checks.count("curvature_products", curvature_products, least=_BASIS)
+    with progress_bar(progress, draws + len(_SCALES) * curvature_products, "gradient") as bar:
+        gradient = _gradient(problem, params)
+        paths = jax.tree.leaves_with_path(gradient)
+        names = [jax.tree_util.keystr(path).lstrip(".") or "params" for path, _ in paths]
+        means = [np.asarray(leaf, np.float32).ravel() for _, leaf in paths]
+        noises = _draw(problem, params, jax.random.split(key, draws), means, bar)
+        wide = draws < sum(mean.size for mean in means)
+        sums = [_sums(mean, noise, wide) for mean, noise in zip(means, noises, strict=True)]
+        layers = [_layer(name, [own], [z]) for name, own, z in zip(names, sums, noises, strict=True)]
+        whole = _layer("all", sums, noises)
+        shares = np.geomspace(1, 1e-5, 200)
+        levels = np.quantile(_standardised(noises), 1 - shares)
+        loss = problem.loss
+        if isinstance(loss, MeanLoss) and loss.count > curvature_examples:
+            loss = loss.subset(curvature_examples)
+        variance = np.concatenate([own.square for own in sums])
+        curvature, error = {}, {}
+        for name, scale in _SCALES.items():
+            root = _inverse_root(scale, gradient, jnp.asarray(variance))
+            curvature[name], error[name] = _largest(loss, params, root, curvature_products, bar)
 
-    names = [jax.tree_util.keystr(path).lstrip(".") or "params" for path, _ in jax.tree.leaves_with_path(gradient)]
-    grads, noises = ([np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(tree)] for tree in (gradient, drawn))
-    means = [g.ravel() for g in grads]
-    noises = [z.reshape(draws, -1) - g for g, z in zip(means, noises, strict=True)]
-    layers = [_layer(*three) for three in zip(names, means, noises, strict=True)]
-    mean, noise = np.concatenate(means), np.concatenate(noises, axis=1)
-    whole = _layer("all", mean, noise)
-    shares = np.geomspace(1, 1e-5, 200)
-    levels = np.quantile(_standardised(noise), 1 - shares)
-
-    curvature = _curvatures(problem, params, gradient, drawn, curvature_examples)
     return NoiseReport(
         layers=layers,
         whole=whole,
         critical_ratio=1 / whole.signal_to_noise**2 if whole.gradient_norm else math.inf,
         curvature=curvature,
+        curvature_error=error,
         learning_rate={name: 2 * tolerance / c if c else math.inf for name, c in curvature.items()},
         tolerance=tolerance,
         draws=draws,
@@ -152,41 +185,106 @@ def noise_report(
 
 
 @eqx.filter_jit
-def _draw(problem: Problem, params: PyTree, keys: Array) -> tuple[PyTree, PyTree]:
-    """Computes the gradient, and draws a stochastic one for each key."""
-    return problem.gradient(params), jax.lax.map(lambda key: problem.stochastic_gradient(params, key), keys, batch_size=8)
+def _gradient(problem: Problem, params: PyTree) -> PyTree:
+    return problem.gradient(params)
 
 
-def _layer(name: str, gradient: np.ndarray, noise: np.ndarray) -> LayerNoise:
+@eqx.filter_jit
+def _stochastic_gradients(problem: Problem, params: PyTree, keys: Array) -> PyTree:
+    return jax.lax.map(lambda key: problem.stochastic_gradient(params, key), keys, batch_size=_AT_ONCE)
+
+
+def _draw(problem: Problem, params: PyTree, keys: Array, means: list[np.ndarray], bar: Any) -> list[np.ndarray]:
+    """Draws the noise of the gradient for each key: an array of draws and coordinates for each array of the parameters."""
+    draws = len(keys)
+    noises = [np.empty((draws, mean.size), np.float32) for mean in means]
+    length = _AT_ONCE * math.ceil(draws / (_CALLS * _AT_ONCE))
+    for start in range(0, draws, length):
+        stop = min(start + length, draws)
+        drawn = jax.tree.leaves(_stochastic_gradients(problem, params, keys[start:stop]))
+        for noise, mean, leaf in zip(noises, means, drawn, strict=True):
+            np.subtract(np.asarray(leaf, np.float32).reshape(stop - start, -1), mean, out=noise[start:stop])
+        bar.update(stop - start)
+    return noises
+
+
+class _Sums(NamedTuple):
+    """What the numbers of a layer are computed from; those of several layers add up."""
+
+    gradient: float
+    """The sum of squares of the gradient."""
+    fourth: float
+    """The sum over active coordinates of the noise's mean fourth power over its squared mean square."""
+    lengths: np.ndarray
+    """The sum of squares of the noise, by draw."""
+    signs: float
+    """The sum over active coordinates of the squared difference of mean signs from normal noise's, less the part of chance."""
+    square: np.ndarray
+    """The mean of squares of the noise, by coordinate."""
+    products: np.ndarray | None
+    """All Z_i'Z_j; None where draws are as many as all coordinates, or more."""
+
+    @property
+    def active(self) -> int:
+        """How many coordinates have noise."""
+        return int(np.count_nonzero(self.square))
+
+
+def _sums(gradient: np.ndarray, noise: np.ndarray, wide: bool) -> _Sums:
     draws, size = noise.shape
-    square = np.mean(noise**2, axis=0)
+    width = max(1, _NUMBERS_AT_ONCE // draws)
+    parts = [_sums_of(gradient[i : i + width], noise[:, i : i + width]) for i in range(0, size, width)]
+    length, fourth, signs = (float(sum(part[i] for part in parts)) for i in (0, 1, 3))
+    lengths, square = np.sum([part[2] for part in parts], axis=0), np.concatenate([part[4] for part in parts])
+    return _Sums(length, fourth, lengths, signs, square, noise @ noise.T if wide else None)
+
+
+def _sums_of(gradient: np.ndarray, noise: np.ndarray) -> tuple[float, float, np.ndarray, float, np.ndarray]:
+    """The first fields of the sums, for some of a layer's coordinates."""
+    squares, length = noise * noise, float(np.sum(gradient * gradient, dtype=float))
+    square, lengths = np.mean(squares, axis=0), np.sum(squares, axis=1, dtype=float)
     active = square > 0
-    fourth = np.mean(noise[:, active] ** 4, axis=0) / square[active] ** 2
-    lengths = np.sum(noise**2, axis=1, dtype=float)
+    if not active.all():
+        gradient, noise, squares = gradient[active], noise[:, active], squares[:, active]
+    variance = square[active]
+    fourth = np.sum(np.mean(squares * squares, axis=0) / variance**2, dtype=float)
+    return length, float(fourth), lengths, _sign_gaps(gradient, noise, variance), square
+
+
+def _layer(name: str, sums: list[_Sums], noises: list[np.ndarray]) -> LayerNoise:
+    """The numbers of one or several arrays of the parameters together."""
+    draws, size = len(noises[0]), sum(noise.shape[1] for noise in noises)
+    lengths, active = sum(own.lengths for own in sums), sum(own.active for own in sums)
     trace = float(np.mean(lengths))
-    # The smaller of the two matrices of products gives the sum of all (Z_i'Z_j)^2.
-    products = noise @ noise.T if draws < size else noise.T @ noise
+    grams = [own.products for own in sums if own.products is not None]
+    if grams:
+        products = sum(grams[1:], grams[0])
+    else:  # the other matrix of products, which has the same sum of squares, is smaller
+        noise = np.concatenate(noises, axis=1)
+        products = noise.T @ noise
     pairs = np.sum(products**2, dtype=float) - np.sum(lengths**2)
     trace_of_square = float(pairs) / (draws * (draws - 1))
+    fourth, signs = sum(own.fourth for own in sums), sum(own.signs for own in sums)
     return LayerNoise(
         name=name,
         size=size,
-        active=float(np.mean(active)),
-        gradient_norm=float(np.linalg.norm(gradient)),
+        active=active / size,
+        gradient_norm=math.sqrt(sum(own.gradient for own in sums)),
         noise_norm=math.sqrt(trace),
         # For Gaussian noise the fourth moment of a sample over its squared second one is 3 (n - 1) / (n + 1) in the mean.
-        kurtosis=float(np.mean(fourth)) - 3 * (draws - 1) / (draws + 1) if fourth.size else math.nan,
-        tail_index=_hill(_standardised(noise)),
+        kurtosis=fourth / active - 3 * (draws - 1) / (draws + 1) if active else math.nan,
+        tail_index=_hill(_standardised(noises)),
         effective_rank=trace**2 / trace_of_square if trace_of_square > 0 else math.nan,
-        sign_gap=_sign_gap(gradient[active], noise[:, active], square[active]),
+        sign_gap=math.sqrt(max(0.0, signs / active)) if active else math.nan,
     )
 
 
-def _standardised(noise: np.ndarray) -> np.ndarray:
+def _standardised(noises: list[np.ndarray]) -> np.ndarray:
     """Divides the absolute values of the noise by their mean, for each coordinate. Of many coordinates, some are left out."""
     # Leaving out whole columns keeps the same number of draws for every coordinate.
-    noise = noise[:, :: max(1, math.ceil(noise.size / _MOST_NUMBERS))]
-    size = np.abs(noise)
+    stride = max(1, math.ceil(sum(noise.size for noise in noises) / _MOST_NUMBERS))
+    before = np.cumsum([0, *(noise.shape[1] for noise in noises)])
+    size = np.abs(np.concatenate([z[:, -n % stride :: stride] for n, z in zip(before[:-1], noises, strict=True)], axis=1))
     scale = size.mean(axis=0)
     ratios = (size[:, scale > 0] / scale[scale > 0]).ravel()
     return ratios if ratios.size else np.full(1, math.nan)
@@ -208,48 +306,86 @@ def _gaussian_tail_index() -> float:
     return 1 / scipy.integrate.quad(density, level, level + 10)[0]
 
 
-def _sign_gap(gradient: np.ndarray, noise: np.ndarray, variance: np.ndarray) -> float:
-    if not gradient.size:
-        return math.nan
+def _sign_gaps(gradient: np.ndarray, noise: np.ndarray, variance: np.ndarray) -> float:
     normal = scipy.special.erf(gradient / np.sqrt(2 * variance))
-    signs = np.sign(gradient + noise)
-    found = signs.mean(axis=0)
-    chance = (np.mean(signs**2, axis=0) - found**2) / (len(noise) - 1)
-    return math.sqrt(max(0.0, float(np.mean((found - normal) ** 2 - chance))))
+    # A sign is less than 0, 0 or greater than 0: counts are cheaper than sums of floating-point signs.
+    level = -gradient
+    above, below = (np.count_nonzero(side(noise, level), axis=0) / len(noise) for side in (np.greater, np.less))
+    found = above - below
+    chance = (above + below - found**2) / (len(noise) - 1)
+    return float(np.sum((found - normal) ** 2 - chance))
 
 
-def _curvatures(problem: Problem, params: PyTree, gradient: PyTree, drawn: PyTree, examples: int) -> dict[str, float]:
-    loss = problem.loss
-    if isinstance(loss, MeanLoss) and loss.count > examples:
-        loss = loss.subset(examples)
-    return {name: _largest(loss, params, root) for name, root in _roots(gradient, drawn).items()}
+def _unscaled(variance: Array, square: Array) -> Array:
+    del variance
+    return jnp.ones_like(square)
 
 
-@jax.jit
-def _roots(gradient: PyTree, drawn: PyTree) -> dict[str, Array]:
-    """Computes the diagonals of P^{-1/2}."""
-    variance = flat(jax.tree.map(lambda g, z: jnp.mean((z - g) ** 2, axis=0), gradient, drawn))
-    square = variance + flat(gradient) ** 2
+def _sign_scale(variance: Array, square: Array) -> Array:
+    return float(1 / SIGN_SLOPE) * jnp.sqrt(variance) + _floor(square)
+
+
+def _adaptive_scale(variance: Array, square: Array) -> Array:
+    del variance
+    return jnp.sqrt(square) + _floor(square)
+
+
+def _floor(square: Array) -> Array:
     # Coordinates without noise and gradient don't move; a floor keeps them from counting as infinitely steep.
-    floor = 1e-6 * jnp.sqrt(jnp.mean(square)) + jnp.finfo(jnp.float32).tiny
-    sign, adaptive = float(1 / SIGN_SLOPE) * jnp.sqrt(variance), jnp.sqrt(square)
-    scales = {"SGD": jnp.ones_like(square), "SignSGD": sign + floor, "RMSprop, Adam": adaptive + floor}
-    return {name: 1 / jnp.sqrt(scale) for name, scale in scales.items()}
+    return 1e-6 * jnp.sqrt(jnp.mean(square)) + jnp.finfo(jnp.float32).tiny
 
 
-def _largest(loss: Callable[[PyTree], Array], params: PyTree, root: Array) -> float:
-    """Computes the largest absolute eigenvalue of R H R with the Hessian H and a diagonal R."""
+# The diagonal of P, by optimizer, from the variance of a stochastic gradient and its mean square.
+_SCALES = {"SGD": _unscaled, "SignSGD": _sign_scale, "RMSprop, Adam": _adaptive_scale}
+
+
+@eqx.filter_jit
+def _inverse_root(scale: Callable[[Array, Array], Array], gradient: PyTree, variance: Array) -> Array:
+    """Computes the diagonal of P^{-1/2}."""
+    mean = flat(gradient)
+    variance = variance.astype(mean.dtype)
+    return 1 / jnp.sqrt(scale(variance, variance + mean**2))
+
+
+def _largest(loss: Callable[[PyTree], Array], params: PyTree, root: Array, products: int, bar: Any) -> tuple[float, float]:
+    """Computes the largest absolute eigenvalue of R H R with the Hessian H and a diagonal R, and its relative error."""
     size = root.size
     if size <= _DENSE:
-        products = jax.vmap(lambda v: _product(loss, params, root, v))(jnp.eye(size, dtype=root.dtype))
-        return float(np.max(np.abs(np.linalg.eigvalsh(np.asarray(products, float)))))
-    linear: Any = scipy.sparse.linalg.LinearOperator
-    times = lambda v: np.asarray(_product(loss, params, root, jnp.asarray(v.ravel())))
-    start = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-    iterate: Any = scipy.sparse.linalg.eigsh
-    operator = linear((size, size), times, dtype=np.float32)
-    values = iterate(operator, k=1, which="LM", tol=_ACCURACY, ncv=_BASIS, v0=start, return_eigenvectors=False)
-    return float(abs(values[0]))
+        matrix = jax.vmap(lambda v: _product(loss, params, root, v))(jnp.eye(size, dtype=root.dtype))
+        bar.update(products)
+        return float(np.max(np.abs(np.linalg.eigvalsh(np.asarray(matrix, float))))), 0.0
+    start = np.random.default_rng(0).standard_normal(size).astype(root.dtype)
+    return _lanczos(lambda v: np.asarray(_product(loss, params, root, jnp.asarray(v))), start, products, bar)
+
+
+def _lanczos(times: Callable[[np.ndarray], np.ndarray], v: np.ndarray, most: int, bar: Any) -> tuple[float, float]:
+    """Computes the largest absolute eigenvalue of a symmetric matrix by Lanczos's iteration from `v`, with `most`
+    products at most, and a bound on the relative distance of some eigenvalue from it."""
+    basis, matrix = np.empty((most, v.size), v.dtype), np.zeros((most, most))
+    largest, error, length = math.nan, math.nan, float(np.linalg.norm(v))
+    for n in range(most):
+        basis[n] = v / length
+        v = times(basis[n])
+        bar.update(1)
+        # Twice is enough for a basis that is orthogonal to rounding.
+        for _ in range(2):
+            share = basis[: n + 1] @ v
+            v = v - share @ basis[: n + 1]
+            matrix[n, n] += float(share[n])
+        length = float(np.linalg.norm(v))
+        if not math.isfinite(length):
+            return math.nan, math.nan
+        values, vectors = np.linalg.eigh(matrix[: n + 1, : n + 1])
+        top = int(np.argmax(np.abs(values)))
+        largest, rest = float(abs(values[top])), length * float(abs(vectors[-1, top]))
+        error = rest / largest if largest else (math.inf if rest else 0.0)
+        exhausted = length <= _NOTHING * largest
+        if exhausted or (n + 1 >= _BASIS and error <= _ACCURACY):
+            bar.update(most - n - 1)
+            break
+        if n + 1 < most:
+            matrix[n, n + 1] = matrix[n + 1, n] = length
+    return largest, error
 
 
 @eqx.filter_jit

@@ -143,6 +143,8 @@ def stationary(
     key = _random.typed_key(key)
     steps = None if steps is None else _checks.count("steps", steps, least=4)
     substeps, max_steps = _checks.count("substeps", substeps), _checks.count("max_steps", max_steps)
+    if max_steps >= 2**31:
+        raise ValueError(f"max_steps must be below 2**31, as Optax counts them by an int32, got {max_steps}")
     seeds = _checks.count("seeds", seeds, least=2)
     groups = min(_checks.count("groups", groups, least=2), seeds)
     diagnostic_seeds = min(_checks.count("diagnostic_seeds", diagnostic_seeds, least=2), seeds)

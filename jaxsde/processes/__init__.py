@@ -8,11 +8,14 @@ from ._increments import (
     TwoPointIncrements as TwoPointIncrements,
 )
 from ._linear_noise import LinearNoiseApproximation as LinearNoiseApproximation, LinearNoiseLaw as LinearNoiseLaw
-from ._process import AbstractDrivenProcess as AbstractDrivenProcess, AbstractProcess as AbstractProcess
+from ._process import (
+    AbstractDrivenProcess as AbstractDrivenProcess,
+    AbstractProcess as AbstractProcess,
+    Instant as Instant,
+)
 from ._sde import (
     SDE as SDE,
     DiffusionTerm as DiffusionTerm,
     DiscretisedSDE as DiscretisedSDE,
-    Instant as Instant,
     SDETerm as SDETerm,
 )

@@ -48,7 +48,7 @@ def _loop(
 
     def one_block(carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
         n, state, block = carry
-        end = jnp.minimum(stop, (n // period + 1) * period)
+        end = n + jnp.minimum(stop - n, period - n % period)  # the block's own end may be beyond the largest int32
         drawn = renewed(n, block)
         # The block is fixed within it: the inner loop carries nothing but the state.
         state = jax.lax.fori_loop(n, end, lambda i, s: step(s, i, drawn, jax.lax.rem(i, np.int32(period))), state)

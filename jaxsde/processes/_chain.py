@@ -11,7 +11,7 @@ from .. import _random
 from .._traced import AbstractFunctionHolder, with_traced
 from ..problems import Problem
 from ._blocks import run_blocks
-from ._process import AbstractDrivenProcess, Move
+from ._process import AbstractDrivenProcess, Instant, Move
 from ._traced_transform import traced_transform
 
 
@@ -61,7 +61,7 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
         def step(states: Any, n: Array, draw: Any) -> Any:
             state, other = states
             gradient = self.problem.stochastic_gradient(state.x, draw)
-            return self.apply(state, gradient), move(other, n, (state.x, gradient))
+            return self.apply(state, gradient), move(other, Instant(n * self.h, n), (state.x, gradient))
 
         return self._drive(step, (state, other), start, stop, key)
 

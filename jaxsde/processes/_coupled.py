@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ..problems import Problem
 from ._linear_noise import LinearNoiseApproximation, LinearNoiseState
-from ._process import AbstractDrivenProcess, AbstractProcess
+from ._process import AbstractDrivenProcess, AbstractProcess, Instant
 
 
 class CoupledState(NamedTuple):
@@ -51,9 +51,9 @@ class Coupled(AbstractProcess):
         return self.process.noise_key(key)
 
     def run(self, state: CoupledState, start: Int[Array, ""], stop: Int[Array, ""], key: Array) -> CoupledState:
-        def move(companion: LinearNoiseState, n: Array, driver: Any) -> LinearNoiseState:
+        def move(companion: LinearNoiseState, now: Instant, driver: Any) -> LinearNoiseState:
             h = self.process.h
-            return self.companion.step(companion, n, h, self.as_increment(h, driver))
+            return self.companion.step(companion, now, h, self.as_increment(h, driver))
 
         return CoupledState(*self.process.run_beside(move, state.process, state.companion, start, stop, key))
 

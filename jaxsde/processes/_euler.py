@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .. import _threefry
+from .. import _checks, _threefry
 from ._increments import AbstractIncrements, TwoPointIncrements, empty_block, renewed
+
+_LAST_INDEX = 2**31 - 1
 
 
 class IndexedEuler(diffrax.AbstractItoSolver):
@@ -23,8 +25,11 @@ class IndexedEuler(diffrax.AbstractItoSolver):
     - `step`: $h$. In `diffrax.diffeqsolve` give it as `dt0` too, with `t1 - t0` a multiple of it.
     - `key`: one trajectory's key; vmap over keys for an ensemble.
     - `increments`: the law of $\\xi$: [`TwoPointIncrements`][] (the default), [`GaussianIncrements`][] or another.
-    - `first`: the index of the first step.
+    - `first`: the index of the first step, below 2^31. No two of 2^32 successive steps share a draw, although their indices go
+      on from the negative ones then.
     - `noise_like`: picks, from the state, a pytree shaped like the noise; by default the state's `x`, or else the state.
+
+    **Raises:** `TypeError` for a `first` that is not a whole number, `ValueError` for one out of range.
 
     Use with `sde.term`, or any `diffrax.MultiTerm(drift term, diffusion term)`, whose path is not asked.
 
@@ -55,7 +60,7 @@ class IndexedEuler(diffrax.AbstractItoSolver):
         self.step_size = jnp.asarray(step)
         self.key = key
         self.increments = TwoPointIncrements() if increments is None else increments
-        self.first = jnp.asarray(first)
+        self.first = _as_index(first)
         self.noise_like = _parameters_of if noise_like is None else noise_like
 
     def order(self, terms: Any) -> int:
@@ -79,6 +84,15 @@ class IndexedEuler(diffrax.AbstractItoSolver):
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         return terms.vf(t0, y0, args)
+
+
+def _as_index(first: Any) -> Int[Array, ""]:
+    if _checks.is_concrete(first):
+        # An array of no dimensions is as good as its number.
+        first = _checks.count("first", first.item() if hasattr(first, "item") else first, least=0)
+        if first > _LAST_INDEX:
+            raise ValueError(f"first must be below 2**31, got {first}")
+    return jnp.asarray(first, jnp.int32)
 
 
 def over_step(h: Array, noise: PyTree) -> PyTree:

@@ -9,7 +9,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._linalg import congruence, matmul
-from ._sde import SDE, Instant
+from ._process import Instant
+from ._sde import SDE
 
 Y = PyTree
 
@@ -46,33 +47,29 @@ class LinearNoiseApproximation(eqx.Module):
     start: Y
     substeps: Int[Array, ""]
 
-    @property
-    def first(self) -> Int[Array, ""]:
-        """The number of the first step."""
-        return self.sde.start_steps * self.substeps
-
     def init(self) -> LinearNoiseState:
-        """The state up to step `first`."""
+        """The state up to the SDE's start."""
         return LinearNoiseState(self.start, jax.tree.map(jnp.zeros_like, self.start))
 
-    def step(self, state: LinearNoiseState, n: Array, h: Array, dw: PyTree) -> LinearNoiseState:
-        """The state after step `n` of length `h`, with the increment `dw` of variance `h`."""
-        now = self._instant(n, h)
+    def step(self, state: LinearNoiseState, now: Instant, h: Array, dw: PyTree) -> LinearNoiseState:
+        """The state after the step of length `h` from `now` on, with the increment `dw` of variance `h`."""
         mean, deviation = jax.jvp(lambda y: self._noiseless(now, h, y), (state.mean,), (state.deviation,))
         kick = self._kick(now, h, state.mean, dw)
         moved = LinearNoiseState(mean, jax.tree.map(jnp.add, deviation, kick))
-        return jax.tree.map(lambda a, b: jnp.where(n < self.first, a, b), state, moved)
+        return self._from_start(now, state, moved)
 
     def law(self, h: Array, stop: Array, every: Array, records: int) -> LinearNoiseLaw:
-        """The law at step 0 and after each of the first `records` - 1 multiples of `every` steps of length `h`."""
+        """The law at step 0 and after each of the first `records` - 1 multiples of `every` optimizer steps, up to step `stop`,
+        with steps of length `h`."""
         vector, unravel = ravel_pytree(self.start)
         like = self.sde.noise_shaped(self.start)
         no_noise, as_noise = ravel_pytree(like)
         of_position = jax.jacfwd(lambda v: ravel_pytree(self.sde.position(unravel(v)))[0])(vector)
 
-        def step(n: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            mean, covariance = carry
-            now = self._instant(n, h)
+        def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+            # The optimizer step, and the number of the step within it: their product may be beyond an int32.
+            k, j, mean, covariance = carry
+            now = Instant((k.astype(h.dtype) * self.substeps.astype(h.dtype) + j.astype(h.dtype)) * h, k)
 
             def noiseless(v: Array) -> Array:
                 return ravel_pytree(self._noiseless(now, h, unravel(v)))[0]
@@ -82,19 +79,23 @@ class LinearNoiseApproximation(eqx.Module):
 
             flow, spread = jax.jacfwd(noiseless)(mean), jax.jacfwd(kick)(jnp.zeros_like(no_noise))
             moved = noiseless(mean), congruence(flow, covariance) + h * matmul(spread, spread.T)
-            return jax.tree.map(lambda a, b: jnp.where(n < self.first, a, b), carry, moved)
+            j = j + 1
+            ends = j == self.substeps
+            return k + ends, jnp.where(ends, 0, j), *self._from_start(now, (mean, covariance), moved)
 
         def record(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
             begin, end = (i - 1) * every, jnp.where(i == 0, -every, jnp.minimum(i * every, stop))
-            carry = jax.lax.fori_loop(begin, end, step, carry)
+            counters = begin, jnp.zeros_like(begin)
+            carry = jax.lax.while_loop(lambda c: c[0] < end, step, (*counters, *carry))[2:]
             return carry, (carry[0], congruence(of_position, carry[1]))
 
         start = vector, jnp.zeros((vector.shape[0],) * 2, vector.dtype)
         means, covariances = jax.lax.scan(record, start, jnp.arange(records))[1]
         return LinearNoiseLaw(jax.vmap(lambda v: self.sde.position(unravel(v)))(means), covariances)
 
-    def _instant(self, n: Array, h: Array) -> Instant:
-        return Instant(n * h, n // self.substeps)
+    def _from_start(self, now: Instant, rest: PyTree, moved: PyTree) -> PyTree:
+        """`moved` from the SDE's start on, `rest` before it."""
+        return jax.tree.map(lambda a, b: jnp.where(now.step < self.sde.start_steps, a, b), rest, moved)
 
     def _noiseless(self, now: Instant, h: Array, y: Y) -> Y:
         change = _without_noise(self.sde).term.vf_prod(now, y, None, (h, None))

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
@@ -11,7 +11,19 @@ from .._tree import is_finite
 from ..problems import Problem
 
 Own = TypeVar("Own")
-Move = Callable[[Any, Int[Array, ""], Any], Any]
+
+
+class Instant(NamedTuple):
+    """A time on an SDE's clock, and the number of the optimizer step that it falls in, from 0 on.
+
+    The step is a whole number of its own, because the quotient t / eta of rounded numbers may fall short of one.
+    """
+
+    t: Float[Array, ""]
+    step: Int[Array, ""]
+
+
+Move = Callable[[Any, Instant, Any], Any]
 
 
 class AbstractProcess(eqx.Module):
@@ -77,7 +89,7 @@ class AbstractDrivenProcess(AbstractProcess):
     def run_beside(
         self, move: Move, state: Any, other: Any, start: Int[Array, ""], stop: Int[Array, ""], key: Array
     ) -> tuple[Any, Any]:
-        """As `run`, with `move(other, n, driver)` called at each step: the states of the process and of the other.
+        """As `run`, with `move(other, now, driver)` called at each step: the states of the process and of the other.
 
-        `n` is the number of the step of length `h`, `driver` what drives it.
+        `now` is the [`Instant`][] at which the step of length `h` begins, `driver` what drives it.
         """

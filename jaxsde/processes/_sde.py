@@ -15,21 +15,12 @@ from .._tree import is_sampler
 from ..problems import Problem
 from ._chain import Chain, ChainState
 from ._euler import euler
+from ._groups import group_size, over_groups
 from ._increments import AbstractIncrements, as_increments, drive, empty_block
-from ._process import AbstractDrivenProcess, Move
+from ._process import AbstractDrivenProcess, Instant, Move
 
 Y = PyTree
 Diffusion = Callable[[PyTree], Y]
-
-
-class Instant(NamedTuple):
-    """A time on an SDE's clock, and the number of the optimizer step that it falls in, from 0 on.
-
-    The step is a whole number of its own, because the quotient t / eta of rounded numbers may fall short of one.
-    """
-
-    t: Float[Array, ""]
-    step: Int[Array, ""]
 
 
 class SDE(eqx.Module):
@@ -90,10 +81,13 @@ class SDE(eqx.Module):
         - `substeps`: how many of the scheme's steps make up a step of the optimizer.
         - `increments`: the law of its increments, `"two-point"`, `"three-point"`, `"gaussian"` or an [`AbstractIncrements`][];
           by default two-point where `moments_only`, which these serve to the same order in the step, and else Gaussian.
+
+        **Raises:** `ValueError` for an unknown name of increments, and for substeps beyond an int32.
         """
+        group = group_size(substeps)
         increments = as_increments(increments or ("two-point" if moments_only else "gaussian"))
         h = self.learning_rate / substeps
-        return DiscretisedSDE(self, increments, h, jnp.asarray(substeps, jnp.int32))
+        return DiscretisedSDE(self, increments, h, jnp.asarray(substeps, jnp.int32), jnp.asarray(group, jnp.int32))
 
     def init(self, x0: Any, key: PRNGKeyArray) -> tuple[Float[Array, ""], Y]:
         """The SDE's start: $t_0$ and the state there, after `start_steps` true optimizer steps from `x0`.
@@ -223,15 +217,17 @@ class DiscretisedSDE(AbstractDrivenProcess):
     """An SDE as a process: Euler's scheme, with steps and noise as those of [`IndexedEuler`][].
 
     - `sde`: the SDE; `increments`: the law of the scheme's increments; `h`: the length of its steps; `substeps`: how many of
-      them make up a step of the optimizer.
+      them make up a step of the optimizer; `group`: how many steps of the optimizer make up a group.
 
-    Where the SDE starts after some true optimizer steps, `init` makes these.
+    The scheme's steps are counted from the first of a group, whose steps an int32 counts. Each group has noise under a key of
+    its own, the first one under the seed's own key. Where the SDE starts after some true optimizer steps, `init` makes these.
     """
 
     sde: SDE
     increments: AbstractIncrements
     h: Float[Array, ""]
     substeps: Int[Array, ""]
+    group: Int[Array, ""]
 
     @property
     def problem(self) -> Problem:
@@ -266,9 +262,9 @@ class DiscretisedSDE(AbstractDrivenProcess):
     ) -> tuple[DiscretisedState, Any]:
         """As of any driven process. What drives a step is the increment of the Brownian motion."""
 
-        def step(states: Any, n: Array, dw: PyTree) -> Any:
+        def step(states: Any, now: Instant, dw: PyTree) -> Any:
             y, other = states
-            return self._step(y, n, dw), move(other, n, dw)
+            return self._step(y, now, dw), move(other, now, dw)
 
         (y, other), block = self._drive(step, (state.y, other), state, start, stop, key)
         return self._at(stop, y, block, state.lead), other
@@ -284,19 +280,30 @@ class DiscretisedSDE(AbstractDrivenProcess):
         if steps < self.sde.start_steps:
             raise ValueError(f"steps must be at least the SDE's start_steps={self.sde.start_steps}, got {steps}")
 
-    def _step(self, y: Y, n: Array, dw: PyTree) -> Y:
-        """The SDE's state after the solver's step number `n`, with the increment `dw`."""
-        return euler(self.sde.term, Instant(n * self.h, n // self.substeps), self.h, y, dw)
+    def _step(self, y: Y, now: Instant, dw: PyTree) -> Y:
+        """The SDE's state after the solver's step from `now` on, with the increment `dw`."""
+        return euler(self.sde.term, now, self.h, y, dw)
 
     def _drive(
         self, step: Any, moved: Any, state: DiscretisedState, start: Array, stop: Array, key: Array
     ) -> tuple[Any, PyTree]:
-        """Moves `moved` by `step(moved, n, dW)` over the solver's steps from optimizer step `start` to `stop`."""
-        start_steps = self.sde.start_steps
+        """Moves `moved` by `step(moved, now, dW)` over the solver's steps from optimizer step `start` to `stop`."""
+        start_steps, substeps = self.sde.start_steps, self.substeps
         start = jnp.maximum(start, start_steps) if start_steps else start
-        first, bounds = start_steps * self.substeps, (start * self.substeps, stop * self.substeps)
-        like = self.sde.noise_shaped(state.y)
-        return drive(self.increments, step, moved, state.block, key, *bounds, first, jnp.sqrt(self.h), like)
+        like, scale = self.sde.noise_shaped(state.y), jnp.sqrt(self.h)
+
+        def in_group(carry: tuple[Any, PyTree], number: Array, begin: Array, end: Array) -> tuple[Any, PyTree]:
+            origin = number * self.group
+
+            def taken(moved: Any, n: Array, dw: PyTree) -> Any:
+                now = Instant(origin * self.learning_rate + n * self.h, origin + n // substeps)
+                return step(moved, now, dw)
+
+            mine = _threefry.part_key(key, number)
+            first = jnp.maximum(start_steps - origin, 0) * substeps  # that of a later group is drawn anyway
+            return drive(self.increments, taken, *carry, mine, begin * substeps, end * substeps, first, scale, like)
+
+        return over_groups(self.group, in_group, (moved, state.block), start, stop)
 
     def _at(self, step: Array, y: Y, block: PyTree, lead: Lead | None) -> DiscretisedState:
         return DiscretisedState(y, block, None if lead is None else lead._replace(step=step))

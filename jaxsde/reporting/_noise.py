@@ -26,8 +26,13 @@ def noise_table(report: NoiseReport) -> str:
         f"noise and gradient are as large at a batch {report.critical_ratio:.3g} times this one",
         f"the SDE should hold within some {100 * report.tolerance:.3g} % up to the learning rate",
     ]
-    text += [f"  {name}: {rate:.3g} (curvature {report.curvature[name]:.3g})" for name, rate in report.learning_rate.items()]
+    text += [f"  {name}: {rate:.3g} ({_curvature(report, name)})" for name, rate in report.learning_rate.items()]
     return "\n".join(text)
+
+
+def _curvature(report: NoiseReport, name: str) -> str:
+    known, error = f"curvature {report.curvature[name]:.3g}", report.curvature_error[name]
+    return known if error <= 0.01 else f"{known} or more: known to {100 * error:.2g} %, for want of curvature_products"
 
 
 def _cells(layer: LayerNoise) -> tuple[str, ...]:

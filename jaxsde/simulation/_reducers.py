@@ -267,15 +267,28 @@ class JackknifeStatistics(eqx.Module):
 
 @eqx.filter_jit
 def _leave_one_out(reducer: Moments, stats: Any) -> tuple[Any, Any]:
-    """The statistics of all groups, whose axis is the second, and those without each of them, with that axis first."""
+    """The statistics of all groups, whose axis is the second, and those without each of them, with that axis first.
+
+    Covariances of many groups and times are large: beside what is given and returned, a single group's are held at a time.
+    """
     merge = jax.vmap(reducer.merge)
-    groups = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), stats)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), groups)
+    groups = jax.tree.leaves(stats)[0].shape[1]
+    nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[:, 0]), stats)
+    places = jax.tree.map(lambda leaf: jnp.zeros((groups, *leaf.shape), leaf.dtype), nothing)
 
-    def add(total: Any, group: Any) -> tuple[Any, Any]:
-        return merge(total, group), total
+    def with_group(total: Any, group: Array) -> Any:
+        return merge(total, jax.tree.map(lambda leaf: leaf[:, group], stats))
 
-    # All groups before each one, and all after it: what is left without it is then a single merge.
-    total, before = jax.lax.scan(add, nothing, groups)
-    after = jax.lax.scan(add, nothing, groups, reverse=True)[1]
-    return total, jax.vmap(merge)(before, after)
+    # What is left without a group is a single merge of all groups before it and all after it: these come first, from behind.
+    def put_later(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        later, places = carry
+        group = groups - 1 - i
+        return with_group(later, group), jax.tree.map(lambda put, part: put.at[group].set(part), places, later)
+
+    def add_earlier(group: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        earlier, places = carry
+        left = merge(earlier, jax.tree.map(lambda put: put[group], places))
+        return with_group(earlier, group), jax.tree.map(lambda put, part: put.at[group].set(part), places, left)
+
+    places = jax.lax.fori_loop(0, groups, put_later, (nothing, places))[1]
+    return jax.lax.fori_loop(0, groups, add_earlier, (nothing, places))

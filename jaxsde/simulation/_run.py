@@ -132,7 +132,7 @@ def _advance(shared: Any, run: RunState) -> RunState:
     def one(state: Any, key: Array, seed: Int[Array, ""]) -> tuple[Any, Record]:
         def segment(carry: tuple[Array, Any, Record]) -> tuple[Array, Any, Record]:
             n, state, records = carry
-            end = jnp.minimum(stop, (n // every + 1) * every)
+            end = n + jnp.minimum(stop - n, every - n % every)
             state = process.run(state, n, end, key)
             # Where the host has cut a run between two records, nothing is looked at: an observable may cost many steps.
             is_record_step = end % every == 0

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, _random
-from .._extras import optional
+from .._progress import progress_bar
 from .._traced import shape_of, traced, with_traced
 from .._tree import cast, is_sampler
 from .._typing import Key
@@ -100,8 +100,8 @@ def simulate(
     every = steps if every is None else _checks.count("every", every)
     if steps % every:
         raise ValueError(f"every must divide steps, got every={every} and steps={steps}")
-    if steps * substeps >= 2**31:
-        raise ValueError(f"steps * substeps must be below 2**31, got {steps * substeps}")
+    if steps >= 2**31:
+        raise ValueError(f"steps must be below 2**31, as Optax counts them by an int32, got {steps}")
     if seeds > _MOST_SEEDS:
         raise ValueError(f"seeds must be at most {_MOST_SEEDS} (2**30), as seeds are told apart by an int32, got {seeds}")
     chunk = None if chunk is None else _checks.count("chunk", chunk)
@@ -158,20 +158,22 @@ def simulate(
         work = task(chunk if chunk or store is None else store.chunk)
         standing = Standing() if store is None else store.standing(work)
         try:
-            with _progress_bar(progress and _together.is_first(), work.chunks * steps) as bar:
-                return seen(complete(work, standing, bar, store).total, work, seeds)
+            with progress_bar(progress and _together.is_first(), work.chunks * steps, "step") as bar:
+                standing = complete(work, standing, bar, store)
         except Stopped as stopped:
             done = stopped.standing
             if done.total is None and store is None:
                 raise KeyboardInterrupt from None
             ensemble = None if done.total is None else seen(done.total, work, min(done.merged * work.chunk, seeds))
             raise Interrupted(ensemble, None if store is None else store.folder) from None
+    assert standing.total is not None  # there is a chunk
+    return seen(standing.total, work, seeds)
 
 
 def _ensemble(
     total: _run.Record, reduce: Any, shapes: dict[str, Any], process: Any, steps: int, every: int, seeds: int
 ) -> Ensemble:
-    recorded = jnp.arange(0, steps + 1, every)
+    recorded = every * jnp.arange(steps // every + 1)
     ts = recorded * process.learning_rate
     # Many chunks were merged in float64.
     narrow = lambda leaf: jnp.asarray(leaf, ts.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.asarray(leaf)
@@ -220,21 +222,3 @@ def _start_position(process: AbstractProcess, x: PyTree, key: PRNGKeyArray) -> P
 
 def _itself(x: PyTree) -> PyTree:
     return x
-
-
-class _NoBar:
-    def __enter__(self) -> "_NoBar":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        return None
-
-    def update(self, amount: int) -> None:
-        """Shows nothing."""
-
-
-def _progress_bar(wanted: bool, total: int) -> Any:
-    tqdm = optional("tqdm") if wanted else None
-    if tqdm is None:
-        return _NoBar()
-    return tqdm.tqdm(total=total, unit="step", unit_scale=True, delay=2.0, leave=False, disable=None)

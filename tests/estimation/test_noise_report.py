@@ -122,6 +122,72 @@ def test_mini_batches_array_by_array():
     assert report.critical_ratio == pytest.approx(np.trace(covariance) / gradient, rel=5.5 * np.sqrt(4 / draws))
 
 
+def test_a_curvature_that_takes_too_many_products_is_said_to_be_a_lower_bound():
+    """A thousand eigenvalues evenly spaced: a dozen products know the largest one to some per cent."""
+    largest = 3.0
+    problem = js.Problem(js.Quadratic(jnp.linspace(1e-3, largest, 1000)), js.Gaussian(1.0))
+    few, many = (js.noise_report(problem, jnp.ones(1000), draws=16, curvature_products=n) for n in (12, 200))
+    assert few.curvature_error["SGD"] > 0.01 >= many.curvature_error["SGD"]
+    assert few.curvature["SGD"] < many.curvature["SGD"] <= largest * (1 + 1e-5)
+    # Some eigenvalue is within the error; these ones are dense.
+    assert largest - few.curvature["SGD"] < few.curvature_error["SGD"] * few.curvature["SGD"]
+    assert many.curvature["SGD"] == pytest.approx(largest, rel=0.01)
+    shown = [js.reporting.noise_table(report) for report in (few, many)]
+    assert ["or more" in table for table in shown] == [True, False]
+
+
+def test_the_work_is_that_of_the_products_and_draws_asked_for(monkeypatch):
+    from jaxsde.estimation import _noise_report
+
+    class Bar:
+        def __init__(self, wanted, total, unit):
+            self.wanted, self.total, self.unit, self.done = wanted, total, unit, 0
+            bars.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            pass
+
+        def update(self, amount):
+            assert amount >= 0
+            self.done += amount
+
+    bars, products, product = [], [], _noise_report._product
+    monkeypatch.setattr(_noise_report, "progress_bar", Bar)
+    monkeypatch.setattr(_noise_report, "_product", lambda *arguments: products.append(None) or product(*arguments))
+    problem = js.Problem(js.Quadratic(jnp.linspace(1e-3, 3.0, 500)), js.Gaussian(1.0))
+    for count, draws, progress in ((12, 100, True), (64, 33, False)):
+        products.clear()
+        js.noise_report(problem, jnp.ones(500), draws=draws, curvature_products=count, progress=progress)
+        bar = bars.pop()
+        assert bar.wanted is progress and bar.done == bar.total == draws + 3 * count
+        assert 3 * 12 <= len(products) <= 3 * count
+
+
+@pytest.mark.parametrize("draws", [24, 2000])
+def test_several_arrays_are_as_one(draws):
+    """Fewer draws than coordinates, and more; an array whose noise is always 0; and as many numbers as take several slabs."""
+    rng = np.random.default_rng(1)
+    features = (rng.standard_normal((60, 700)) * np.r_[np.zeros(5), np.ones(695)]).astype(np.float32)
+    cut = lambda w: {"a": w[:5], "b": w[5:300], "c": w[300:]}
+    flat_loss = lambda w, example: 0.5 * (example @ w - 1.0) ** 2
+    loss = lambda p, example: flat_loss(jnp.concatenate([p["a"], p["b"], p["c"]]), example)
+    start = jnp.full(700, 0.01)
+    common = dict(draws=draws, key=jax.random.key(2), curvature_products=12)
+    parts, one = (
+        js.noise_report(js.Problem.from_data(f, jnp.asarray(features), batch_size=4), x, **common)
+        for f, x in ((loss, cut(start)), (flat_loss, start))
+    )
+    assert parts.whole.active == one.whole.active == 695 / 700
+    for field in ("gradient_norm", "noise_norm", "kurtosis", "tail_index", "effective_rank", "sign_gap"):
+        assert getattr(parts.whole, field) == pytest.approx(getattr(one.whole, field), rel=2e-3), field
+    np.testing.assert_allclose(parts.tail_levels, one.tail_levels, rtol=1e-3)
+    assert parts.layers[0].active == 0 and np.isnan(parts.layers[0].kurtosis)
+    assert sum(layer.noise_norm**2 for layer in parts.layers) == pytest.approx(one.whole.noise_norm**2, rel=1e-4)
+
+
 def test_the_gaussian_tail_index_by_another_integral():
     from jaxsde.estimation._noise_report import _gaussian_tail_index
 
@@ -144,6 +210,7 @@ def test_table_and_picture():
     ("more", "message"),
     [
         ({"draws": 3}, "draws must be at least 16, got 3"),
+        ({"curvature_products": 3}, "curvature_products must be at least 12, got 3"),
         ({"tolerance": 0.0}, r"tolerance must lie in \(0, 1\), got 0.0"),
         ({"tolerance": 1.5}, r"tolerance must lie in \(0, 1\), got 1.5"),
         ({"x": (1.0,)}, r"cannot be evaluated at x0 with shapes \(1,\)"),

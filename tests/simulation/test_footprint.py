@@ -1,5 +1,6 @@
 """How many seeds run at a time, with arrays counted by hand."""
 
+import functools
 from collections import OrderedDict
 
 import jax
@@ -10,6 +11,7 @@ from common import ONE_DEVICE
 import jaxsde as js
 from jaxsde.simulation import _chunk, _work
 from jaxsde.simulation._footprint import largest_array, largest_array_per_seed
+from jaxsde.simulation._reducers import _leave_one_out
 
 KEY = jax.random.key(0)
 
@@ -65,3 +67,12 @@ def test_the_seeds_of_a_large_loss_run_a_few_at_a_time(monkeypatch, limit, chunk
     run = dict(steps=1, seeds=12, key=KEY, observe={"loss": problem.loss}, mesh=ONE_DEVICE)
     js.simulate(js.SGD(1e-6).sde(problem), jnp.ones((100, 100)), **run)
     assert taken == chunks
+
+
+def test_what_is_left_without_each_group_takes_no_more_than_it_is():
+    """Covariances of many groups: beside the statistics that are given and returned, those of a group or two are held."""
+    reducer, times, groups = js.Moments(covariance=True), 3, 12
+    stats = jax.tree.map(lambda leaf: jnp.zeros((times, groups, *leaf.shape), leaf.dtype), reducer.init(jnp.zeros(60)))
+    memory = jax.jit(functools.partial(_leave_one_out, reducer)).lower(stats).compile().memory_analysis()
+    assert memory.output_size_in_bytes < 1.2 * memory.argument_size_in_bytes  # that of all groups is returned as well
+    assert memory.temp_size_in_bytes < 4 * memory.argument_size_in_bytes / groups

@@ -201,7 +201,7 @@ def scaling_study(scale: Scale) -> Study:
     panels = []
     for i, (name, (examples, x0, base)) in enumerate(settings.items()):
         small, large = (Problem.from_data(networks.cross_entropy, examples, batch_size=size) for size in (16, 16 * ratio))
-        signal = noise_report(large, x0, draws=64, key=scale.key(20)).whole.signal_to_noise
+        signal = noise_report(large, x0, draws=64, key=scale.key(20), progress=scale.progress).whole.signal_to_noise
         run: dict[str, Any] = dict(seeds=seeds, observe={"loss": small.loss}, progress=scale.progress)
         chain = simulate(base.chain(small), x0, steps=steps, every=steps // 20, key=scale.key(30 + i), **run)
         shown = [curve("batch 16", chain, color="k")]

@@ -56,7 +56,7 @@ def networks_study(scale: Scale) -> Study:
             # As strong as that of batches of 32 at the start, evenly over the coordinates.
             variance = jnp.mean(flat(eqx.filter_jit(MiniBatch(loss, 32).variance)(x0)))
             problem = Problem(loss, Gaussian(jnp.sqrt(variance)))
-            report = noise_report(problem, x0, draws=32, key=scale.key(500 + place))
+            report = noise_report(problem, x0, draws=32, key=scale.key(500 + place), progress=scale.progress)
             opts = _optimizers(report, float(variance))
             # Small, each network has one optimizer of its own.
             for number, opt in enumerate(scale.pick([opts[0], opts[-1]][place : place + 1], opts)):
