@@ -12,6 +12,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from . import _together
+
 _AXIS = "devices"
 
 
@@ -72,7 +74,8 @@ def on_host(tree: PyTree) -> PyTree:
     tree = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
     apart = lambda leaf: isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
     gather = lambda leaf: multihost_utils.process_allgather(leaf, tiled=True) if apart(leaf) else leaf
-    return jax.tree.map(lambda leaf: np.asarray(gather(leaf)), tree)
+    with _together.watched():
+        return jax.tree.map(lambda leaf: np.asarray(gather(leaf)), tree)
 
 
 def is_key(leaf: Any) -> bool:

@@ -39,9 +39,9 @@ def complete(task: Task, standing: Standing, bar: Any, store: Checkpoint | None)
                 stop = min(step + pace.length, task.steps)
                 standing = standing.advanced(task, stop)
                 bar.update((stop - step) * count)
-                step = stop
-                if pace.look_in(store is not None and store.is_due) and store is not None:
+                if pace.look_in(stop - step, store is not None and store.is_due) and store is not None:
                     store.save(standing, task)
+                step = stop
             standing = standing.finished(task, keep=store is not None and store.extensible)
         if store is not None:
             store.save(standing, task)
@@ -76,10 +76,10 @@ class _Pace:
         self.length = max(1, math.ceil(_FIRST_SHARE * steps))
         self._begun = time.perf_counter()
 
-    def look_in(self, is_due: bool) -> bool:
-        """Called after each piece: whether to save. Raises `KeyboardInterrupt` where a process was interrupted."""
+    def look_in(self, made: int, is_due: bool) -> bool:
+        """Called after a piece of `made` steps: whether to save. Raises `KeyboardInterrupt` where a process was interrupted."""
         now = time.perf_counter()
-        length = math.ceil(self.length * _POLL_SECONDS / max(now - self._begun, 1e-6))
+        length = math.ceil(made * _POLL_SECONDS / max(now - self._begun, 1e-6))
         told = _together.gathered(np.asarray([min(length, _MOST_STEPS), is_due, _together.interrupted()], np.int32))
         if told[:, 2].any():
             raise KeyboardInterrupt

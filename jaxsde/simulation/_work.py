@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from .._double import in_double
 from ..processes import AbstractProcess
-from . import _devices, _run, _together
+from . import _devices, _run
 
 # The states of finished seeds are kept for a run of more steps where they have no more bytes than this.
 _MOST_KEPT = 2**28
@@ -103,8 +103,7 @@ class Standing(NamedTuple):
     def advanced(self, task: Task, stop: int) -> "Standing":
         """With the chunks on the devices at step `stop`."""
         assert self.current is not None
-        with _together.watched():
-            return self._replace(current=jax.block_until_ready(task.advance(self.current, stop)))
+        return self._replace(current=jax.block_until_ready(task.advance(self.current, stop)))
 
     def finished(self, task: Task, keep: bool) -> "Standing":
         """With the chunks on the devices merged, which have come to their last step."""

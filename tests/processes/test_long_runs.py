@@ -226,10 +226,10 @@ class _Counter(js.AbstractProcess):
 @pytest.mark.parametrize("every", [(LAST - 1) // 6, (LAST - 1) // 22, LAST - 1])
 @pytest.mark.parametrize("progress", [False, True])
 def test_records_and_times_of_the_longest_run(every, progress, monkeypatch):
-    from jaxsde.simulation import _simulate
+    from jaxsde.simulation import _loop
 
     # Pieces that end anywhere, also just before the last step.
-    monkeypatch.setattr(_simulate, "_FIRST_SHARE", 1 - 1e-9 if progress else 1 / 3)
+    monkeypatch.setattr(_loop, "_FIRST_SHARE", 1 - 1e-9 if progress else 1 / 3)
     steps, process = LAST - 1, _Counter(js.Problem(js.Quadratic(jnp.zeros(2)), js.Gaussian(1.0)))
     observe = {"x": lambda x: x}
     run = js.simulate(

@@ -36,8 +36,8 @@ def interrupts(monkeypatch):
     """Cuts a run off whenever the host has looked in so many times, after every few steps."""
     look_in, given = _loop._Pace.look_in, {"left": 10**9, "act": None}
 
-    def cut(pace, is_due):
-        save = look_in(pace, is_due)
+    def cut(pace, made, is_due):
+        save = look_in(pace, made, is_due)
         pace.length, given["left"] = 7, given["left"] - 1
         if given["left"] == 0:
             (given["act"] or interrupted)()

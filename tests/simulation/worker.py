@@ -59,11 +59,11 @@ def slow(at=None):
     """Looks in after every step or so, and does something at one of these times."""
     look_in, seen = _loop._Pace.look_in, [0]
 
-    def often(pace, is_due):
+    def often(pace, made, is_due):
         seen[0] += 1
         if at is not None:
             at(seen[0])
-        save = look_in(pace, is_due)
+        save = look_in(pace, made, is_due)
         pace.length = 7
         return save
 
