@@ -228,7 +228,7 @@ def _curvatures(problem: Problem, params: PyTree, gradient: PyTree, drawn: PyTre
 @jax.jit
 def _roots(gradient: PyTree, drawn: PyTree) -> dict[str, Array]:
     """Computes the diagonals of P^{-1/2}."""
-    variance = flat(jax.tree.map(lambda g, z: jnp.mean((z - g) ** 2, axis=0), gradient, drawn))
+    variance = flat(jax.tree.map(lambda g, z: jnp.mean((z - g[None]) ** 2, axis=0), gradient, drawn))
     square = variance + flat(gradient) ** 2
     # Coordinates without noise and gradient don't move; a floor keeps them from counting as infinitely steep.
     floor = 1e-6 * jnp.sqrt(jnp.mean(square)) + jnp.finfo(jnp.float32).tiny

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .. import _threefry
+from .. import _checks, _random, _threefry
 from ._increments import AbstractIncrements, TwoPointIncrements, empty_block, renewed
 
 
@@ -25,6 +25,8 @@ class IndexedEuler(diffrax.AbstractItoSolver):
     - `increments`: the law of $\\xi$: [`TwoPointIncrements`][] (the default), [`GaussianIncrements`][] or another.
     - `first`: the index of the first step.
     - `noise_like`: picks, from the state, a pytree shaped like the noise; by default the state's `x`, or else the state.
+
+    **Raises:** `ValueError` or `TypeError` unless `step` is one positive number and `key` a key.
 
     Use with `sde.term`, or any `diffrax.MultiTerm(drift term, diffusion term)`, whose path is not asked.
 
@@ -52,8 +54,9 @@ class IndexedEuler(diffrax.AbstractItoSolver):
         first: Any = 0,
         noise_like: Callable[[Any], PyTree] | None = None,
     ):
-        self.step_size = jnp.asarray(step)
-        self.key = key
+        _checks.scalar("step", step, low=0.0)
+        self.step_size = jnp.asarray(float(step) if isinstance(step, int) else step)
+        self.key = _random.typed_key(key)
         self.increments = TwoPointIncrements() if increments is None else increments
         self.first = jnp.asarray(first)
         self.noise_like = _parameters_of if noise_like is None else noise_like

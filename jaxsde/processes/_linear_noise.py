@@ -90,11 +90,11 @@ class LinearNoiseApproximation(eqx.Module):
             return carry, (carry[0], congruence(of_position, carry[1]))
 
         start = vector, jnp.zeros((vector.shape[0],) * 2, vector.dtype)
-        means, covariances = jax.lax.scan(record, start, jnp.arange(records))[1]
+        means, covariances = jax.lax.scan(record, start, jnp.arange(records, dtype=jnp.int32))[1]
         return LinearNoiseLaw(jax.vmap(lambda v: self.sde.position(unravel(v)))(means), covariances)
 
     def _instant(self, n: Array, h: Array) -> Instant:
-        return Instant(n * h, n // self.substeps)
+        return Instant(n.astype(h.dtype) * h, n // self.substeps)
 
     def _noiseless(self, now: Instant, h: Array, y: Y) -> Y:
         change = _without_noise(self.sde).term.vf_prod(now, y, None, (h, None))

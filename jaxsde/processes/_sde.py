@@ -284,7 +284,7 @@ class DiscretisedSDE(AbstractDrivenProcess):
 
     def _step(self, y: Y, n: Array, dw: PyTree) -> Y:
         """The SDE's state after the solver's step number `n`, with the increment `dw`."""
-        return euler(self.sde.term, Instant(n * self.h, n // self.substeps), self.h, y, dw)
+        return euler(self.sde.term, Instant(n.astype(self.h.dtype) * self.h, n // self.substeps), self.h, y, dw)
 
     def _drive(
         self, step: Any, moved: Any, state: DiscretisedState, start: Array, stop: Array, key: Array

@@ -160,7 +160,7 @@ def _ensemble(
     total: _run.Record, reduce: Any, shapes: dict[str, Any], process: Any, steps: int, every: int, seeds: int
 ) -> Ensemble:
     recorded = jnp.arange(0, steps + 1, every)
-    ts = recorded * process.learning_rate
+    ts = recorded.astype(process.learning_rate.dtype) * process.learning_rate
     statistics = {name: reduce.result(total.statistics[name], ts, shape, seeds) for name, shape in shapes.items()}
     return Ensemble(ts, recorded, total.diverged, seeds, statistics)
 

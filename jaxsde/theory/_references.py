@@ -224,7 +224,7 @@ def _at_start(sde: SDE, like: Array, x: Array) -> tuple[Array, Array]:
 
 def _coefficients(sde: SDE, like: Array, step: Array, x: Array) -> tuple[Array, Array]:
     """Drift and half the squared diffusion at an optimizer step."""
-    now = Instant(step * sde.learning_rate, step)
+    now = Instant(step.astype(sde.learning_rate.dtype) * sde.learning_rate, step)
     drift, diffusion = sde.fields(now, jnp.broadcast_to(x.astype(like.dtype), like.shape))
     assert diffusion is not None
     return drift.reshape(()), 0.5 * diffusion(jnp.ones_like(like)).reshape(()) ** 2

@@ -51,7 +51,7 @@ class Setting(NamedTuple):
 
     def loss(self, mean: Float[Array, "*n d"], covariance: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
         """The expected loss above its minimum under a law with these moments."""
-        offset = mean - self.minimum
+        offset = mean - jnp.broadcast_to(self.minimum, mean.shape)
         second = covariance + offset[..., :, None] * offset[..., None, :]
         return 0.5 * einsum("ij,...ij->...", self.dense_hessian, second)
 
