@@ -21,7 +21,7 @@ def merge_moments(
     share = jnp.asarray(b_count / jnp.maximum(a_count + b_count, 1)).astype(dtype)
     shift = b_mean - a_mean
     product = jnp.outer(shift, shift) if a_deviations.ndim > a_mean.ndim else shift * shift
-    # Squares of large numbers are infinite, and nothing times that is no number; nor has a difference of such numbers to be finite.
+    # Squares and differences of large numbers may be infinite, and nothing times that is no number.
     weight = jnp.asarray(a_count).astype(dtype) * share
     between = jnp.where(weight > 0, weight * product, 0)
     mean = jnp.where(jnp.isfinite(shift), a_mean + share * shift, (1 - share) * a_mean + share * b_mean)

@@ -10,8 +10,8 @@ import jax
 def usual_promotion() -> Iterator[None]:
     """Within, JAX promotes dtypes and ranks as it does by default, whatever the user has set.
 
-    Optax takes a float to the power of a step, and divides steps by numbers: under strict promotion its transforms and schedules
-    raise. The package's own code needs no such rules.
+    Optax takes a float to the power of a step, and divides steps by numbers: under strict promotion its transforms and
+    schedules raise. The package's own code needs no such rules.
 
     >>> with jax.numpy_dtype_promotion("strict"), usual_promotion():
     ...     (jnp.int32(2) * jnp.float32(1.5)).item()

@@ -1,5 +1,5 @@
-"""The published file formats of image collections: MNIST's IDX, CIFAR-10's binary. Files are not trusted: nothing in them is run,
-and no more is read than they should hold."""
+"""The published file formats of image collections: MNIST's IDX, CIFAR-10's binary. Files are not trusted: nothing in them is
+run, and no more is read than they should hold."""
 
 import gzip
 import math

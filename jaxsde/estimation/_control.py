@@ -15,7 +15,7 @@ from .._double import converted, double_precision, in_double
 from .._linalg import einsum
 from .._promotion import usual_promotion
 from .._traced import shape_of, traced, with_traced
-from .._tree import cast, flat, is_sampler, size
+from .._tree import cast, drawn, flat, is_sampler, size
 from .._typing import Key
 from ..processes import (
     SDE,
@@ -121,7 +121,7 @@ def expectations(
         law = linear_noise_law(companion, steps, run.steps)
         known = expected_controls(functions, law, np.asarray(run[TRAJECTORY].mean, float))
         values = {n: _controlled(run[n], run[controlled(n)], known[n], seeds) for n in functions}
-    example = x0(key) if is_sampler(x0) else x0
+    example = drawn(x0, key)
     for name, function in functions.items():
         if getattr(jax.eval_shape(function, example), "shape", None) == ():
             values[name] = Expectation(*(v[:, 0] for v in values[name]))

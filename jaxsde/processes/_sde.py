@@ -89,7 +89,9 @@ class SDE(eqx.Module):
         - `increments`: the law of its increments, `"two-point"`, `"three-point"`, `"gaussian"` or an [`AbstractIncrements`][];
           by default two-point where `moments_only`, which these serve to the same order in the step, and else Gaussian.
         """
-        increments = as_increments(increments or ("two-point" if moments_only else "gaussian"))
+        if increments is None:
+            increments = "two-point" if moments_only else "gaussian"
+        increments = as_increments(increments)
         h = self.learning_rate / substeps
         return DiscretisedSDE(self, increments, h, jnp.asarray(substeps, jnp.int32))
 

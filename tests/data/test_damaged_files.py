@@ -1,5 +1,5 @@
-"""Files that are truncated, that lie about what they hold, or that mean harm, are refused by an error that names them, and take no
-more memory than what they should hold."""
+"""Files that are truncated, that lie about what they hold, or that mean harm, are refused by an error that names them, and take
+no more memory than what they should hold."""
 
 import gzip
 import os
@@ -15,10 +15,11 @@ import jaxsde as js
 from jaxsde.data._files import read_cifar10, read_idx
 
 IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+BYTES = IMAGES.tobytes()
 RECORD = bytes([3]) + bytes(3072)
 
 
-def _idx(*lengths, content=IMAGES.tobytes(), kind=8, magic=b"\0\0"):
+def _idx(*lengths, content=BYTES, kind=8, magic=b"\0\0"):
     return magic + bytes([kind, len(lengths)]) + struct.pack(f">{len(lengths)}I", *lengths) + content
 
 

@@ -1,5 +1,5 @@
-"""Whatever it is given, the package either refuses it with a clear error before anything runs, or returns finite statistics with the
-seeds that diverged counted. Hypothesis draws what is given; `pytest -m sweep` on this file tries some thousands of examples."""
+"""Whatever it is given, the package either refuses it with a clear error before anything runs, or returns finite statistics with
+the seeds that diverged counted. Hypothesis draws what is given; `pytest -m sweep` on this file tries some thousands of examples."""
 
 import faulthandler
 import traceback
@@ -73,7 +73,7 @@ def is_clear(error, names=()):
     assert "/jaxsde/" in last.filename, f"raised in {last.filename}, line {last.lineno}: {error}"
     assert len(str(error)) > 15, f"no words: {error}"
     if names:
-        assert any(name in str(error) for name in names), f"none of {names} is named: {error}"
+        assert any(name in str(error) for name in (*names, "schedule")), f"none of {names} is named: {error}"
 
 
 def outcome(monkeypatch, call, names=()):
@@ -228,19 +228,42 @@ def test_numbers_however_extreme(monkeypatch, made, x0, seeds, timing, substeps,
 # What simulate takes, much of it wrong.
 
 
-class Unprintable:
-    def __repr__(self):
-        raise RuntimeError("no words")
-
-
 NONSENSE = {
-    "none": None, "text": "a", "empty text": "", "true": True, "false": False, "minus one": -1, "zero": 0, "half": 0.5,
-    "nan": float("nan"), "inf": float("inf"), "complex": 1j, "huge": 10**400, "2**31": 2**31, "2**63": 2**63, "list": [],
-    "tuple": (), "dict": {}, "ones": np.ones(3), "jax ones": jnp.ones((2, 2)), "empty": np.zeros(0), "object": object(),
-    "objects": np.array([None, "a"], object), "function": lambda *a: a, "type": int, "words": np.array(["a", "b"]),
-    "ragged": [[1.0], [1.0, 2.0]], "integers": np.arange(2), "truths": np.array([True, False]), "float16": np.float16(1),
-    "bfloat16": jnp.ones(2, jnp.bfloat16), "a set": {1}, "bytes": b"a", "a date": np.datetime64("2020-01-01"), "a key": KEY,
-}  # fmt: skip
+    "none": None,
+    "text": "a",
+    "empty text": "",
+    "true": True,
+    "false": False,
+    "minus one": -1,
+    "zero": 0,
+    "half": 0.5,
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "complex": 1j,
+    "huge": 10**400,
+    "2**31": 2**31,
+    "2**63": 2**63,
+    "list": [],
+    "tuple": (),
+    "dict": {},
+    "ones": np.ones(3),
+    "jax ones": jnp.ones((2, 2)),
+    "empty": np.zeros(0),
+    "object": object(),
+    "objects": np.array([None, "a"], object),
+    "function": lambda *a: a,
+    "type": int,
+    "words": np.array(["a", "b"]),
+    "ragged": [[1.0], [1.0, 2.0]],
+    "integers": np.arange(2),
+    "truths": np.array([True, False]),
+    "float16": np.float16(1),
+    "bfloat16": jnp.ones(2, jnp.bfloat16),
+    "a set": {1},
+    "bytes": b"a",
+    "a date": np.datetime64("2020-01-01"),
+    "a key": KEY,
+}
 NONSENSES = st.sampled_from(sorted(NONSENSE)).map(lambda name: NONSENSE[name])
 
 
@@ -257,34 +280,95 @@ def _fails(x):
 
 
 LOSSES = {
-    "squares": _squares, "squares again": lambda x: _squares(x), "nan": lambda x: jnp.nan * _squares(x), "vector": _first,
-    "ignores": lambda x: 1.0, "ignores, array": lambda x: jnp.ones(()), "integer": lambda x: 1, "truth": lambda x: _squares(x) > 0,
-    "none": lambda x: None, "tree": lambda x: (_squares(x), 1.0), "fails": _fails, "complex": lambda x: _squares(x) * 1j,
-    "explodes": lambda x: jnp.exp(jnp.exp(_squares(x))), "log": lambda x: jnp.log(-_squares(x)), "branches": lambda x: 1.0 if _squares(x) > 0 else 0.0,
-    "root": lambda x: jnp.sqrt(_squares(x)), "text": lambda x: "a", "two arguments": lambda x, y: 0.0, "NumPy": lambda x: np.sum(np.asarray(_first(x))),
-    "quadratic": js.Quadratic([1.0, 2.0]), "saddle": js.EmbeddedSaddle(), "float16": lambda x: _squares(x).astype(jnp.float16),
-}  # fmt: skip
+    "squares": _squares,
+    "squares again": lambda x: _squares(x),
+    "nan": lambda x: jnp.nan * _squares(x),
+    "vector": _first,
+    "ignores": lambda x: 1.0,
+    "ignores, array": lambda x: jnp.ones(()),
+    "integer": lambda x: 1,
+    "truth": lambda x: _squares(x) > 0,
+    "none": lambda x: None,
+    "tree": lambda x: (_squares(x), 1.0),
+    "fails": _fails,
+    "complex": lambda x: _squares(x) * 1j,
+    "explodes": lambda x: jnp.exp(jnp.exp(_squares(x))),
+    "log": lambda x: jnp.log(-_squares(x)),
+    "branches": lambda x: 1.0 if _squares(x) > 0 else 0.0,
+    "root": lambda x: jnp.sqrt(_squares(x)),
+    "text": lambda x: "a",
+    "two arguments": lambda x, y: 0.0,
+    "NumPy": lambda x: np.sum(np.asarray(_first(x))),
+    "quadratic": js.Quadratic([1.0, 2.0]),
+    "saddle": js.EmbeddedSaddle(),
+    "float16": lambda x: _squares(x).astype(jnp.float16),
+}
 
 STARTS = {
-    "vector": jnp.ones(2), "NumPy's": np.ones(2, np.float32), "float64": np.ones(2), "scalar": 1.0, "zero-dimensional": jnp.ones(()),
-    "list": [1.0, jnp.ones(2)], "dict": {"a": jnp.ones((2, 1)), "b": 2.0}, "nested": {"a": [jnp.ones(2), None], "b": ()},
-    "empty leaf": [jnp.zeros(0), jnp.ones(1)], "only empty": jnp.zeros((0, 3)), "none": None, "nothing": [], "none inside": {"a": None},
-    "float16": jnp.ones(2, jnp.float16), "bfloat16": jnp.ones(2, jnp.bfloat16), "int": jnp.arange(2), "Python's int": 1,
-    "bool": jnp.array([True, False]), "Python's bool": True, "complex": jnp.ones(2) * 1j, "Python's complex": 1j, "text": "a",
-    "mixed": [jnp.ones(1), jnp.ones(1, jnp.float16)], "mixed keys": {1: jnp.ones(1), "a": jnp.ones(1)}, "object": object(),
-    "a key": KEY, "sampler": lambda key: jax.random.normal(key, (2,)), "sampler of ints": lambda key: jnp.arange(2),
-    "sampler of nothing": lambda key: None, "sampler that fails": _fails, "sampler without a key": lambda: 1.0, "shape": jax.ShapeDtypeStruct((2,), jnp.float32),
-    "words": np.array(["a"]), "objects": np.array([1.0, None], object), "ragged": [[1.0], [1.0, 2.0]], "type": float, "huge int": 10**400,
-    "three": jnp.ones(3), "matrix": jnp.ones((2, 2)), "infinite": jnp.array([jnp.inf, 1.0]), "nan": jnp.array([jnp.nan, 1.0]),
-}  # fmt: skip
+    "vector": jnp.ones(2),
+    "NumPy's": np.ones(2, np.float32),
+    "float64": np.ones(2),
+    "scalar": 1.0,
+    "zero-dimensional": jnp.ones(()),
+    "list": [1.0, jnp.ones(2)],
+    "dict": {"a": jnp.ones((2, 1)), "b": 2.0},
+    "nested": {"a": [jnp.ones(2), None], "b": ()},
+    "empty leaf": [jnp.zeros(0), jnp.ones(1)],
+    "only empty": jnp.zeros((0, 3)),
+    "none": None,
+    "nothing": [],
+    "none inside": {"a": None},
+    "float16": jnp.ones(2, jnp.float16),
+    "bfloat16": jnp.ones(2, jnp.bfloat16),
+    "int": jnp.arange(2),
+    "Python's int": 1,
+    "bool": jnp.array([True, False]),
+    "Python's bool": True,
+    "complex": jnp.ones(2) * 1j,
+    "Python's complex": 1j,
+    "text": "a",
+    "mixed": [jnp.ones(1), jnp.ones(1, jnp.float16)],
+    "mixed keys": {1: jnp.ones(1), "a": jnp.ones(1)},
+    "object": object(),
+    "a key": KEY,
+    "sampler": lambda key: jax.random.normal(key, (2,)),
+    "sampler of ints": lambda key: jnp.arange(2),
+    "sampler of nothing": lambda key: None,
+    "sampler that fails": _fails,
+    "sampler without a key": lambda: 1.0,
+    "shape": jax.ShapeDtypeStruct((2,), jnp.float32),
+    "words": np.array(["a"]),
+    "objects": np.array([1.0, None], object),
+    "ragged": [[1.0], [1.0, 2.0]],
+    "type": float,
+    "huge int": 10**400,
+    "three": jnp.ones(3),
+    "matrix": jnp.ones((2, 2)),
+    "infinite": jnp.array([jnp.inf, 1.0]),
+    "nan": jnp.array([jnp.nan, 1.0]),
+}
 
 OBSERVABLES = {
-    "default": None, "itself": {"x": lambda x: x}, "two": {"a": _squares, "b": _first}, "nothing": {"x": lambda x: ()}, "empty": {},
-    "none": {"x": lambda x: None}, "nan": {"x": lambda x: jnp.nan}, "fails": {"x": _fails}, "text": {"x": lambda x: "a"},
-    "truths": {"x": lambda x: _first(x) > 0}, "ints": {"x": lambda x: 3}, "complex": {"x": lambda x: 1j * _squares(x)}, "list": [_squares],
-    "numbers": {1: _squares}, "no function": {"x": 3}, "of size 0": {"x": lambda x: jnp.zeros((0,))}, "half": {"x": lambda x: _squares(x).astype(jnp.float16)},
-    "keys": {"x": lambda x: jax.random.key(0)}, "a method": {"x": str.upper},
-}  # fmt: skip
+    "default": None,
+    "itself": {"x": lambda x: x},
+    "two": {"a": _squares, "b": _first},
+    "nothing": {"x": lambda x: ()},
+    "empty": {},
+    "none": {"x": lambda x: None},
+    "nan": {"x": lambda x: jnp.nan},
+    "fails": {"x": _fails},
+    "text": {"x": lambda x: "a"},
+    "truths": {"x": lambda x: _first(x) > 0},
+    "ints": {"x": lambda x: 3},
+    "complex": {"x": lambda x: 1j * _squares(x)},
+    "list": [_squares],
+    "numbers": {1: _squares},
+    "no function": {"x": 3},
+    "of size 0": {"x": lambda x: jnp.zeros((0,))},
+    "half": {"x": lambda x: _squares(x).astype(jnp.float16)},
+    "keys": {"x": lambda x: jax.random.key(0)},
+    "a method": {"x": str.upper},
+}
 
 
 def _names(pool):
@@ -344,8 +428,13 @@ CONSTRUCTORS = {
     "MeanLoss": (js.MeanLoss, dict(example_loss=lambda w, e: jnp.sum(w) * e, data=np.ones(3))),
     "MiniBatch": (
         js.MiniBatch,
-        dict(loss=js.MeanLoss(lambda w, e: jnp.sum(w) * e, np.ones(3, np.float32)), batch_size=2, shuffle=False,
-             covariance_examples=None, sign_batches=None),
+        dict(
+            loss=js.MeanLoss(lambda w, e: jnp.sum(w) * e, np.ones(3, np.float32)),
+            batch_size=2,
+            shuffle=False,
+            covariance_examples=None,
+            sign_batches=None,
+        ),
     ),
     "from_data": (js.Problem.from_data, dict(example_loss=lambda w, e: jnp.sum(w) * e, data=np.ones(3), batch_size=2)),
     "Problem": (js.Problem, dict(loss=_squares, noise=js.Gaussian(1.0))),
@@ -355,13 +444,14 @@ CONSTRUCTORS = {
     "SignSGD": (js.SignSGD, dict(learning_rate=0.1, reference_rate=None)),
     "RMSprop": (js.RMSprop, dict(learning_rate=0.1, decay=0.9, eps=1e-8, initial_scale=1.0, reference_rate=None)),
     "RMSpropW": (
-        js.RMSpropW, dict(learning_rate=0.1, decay=0.9, eps=1e-8, weight_decay=0.1, initial_scale=1.0, reference_rate=None)
+        js.RMSpropW,
+        dict(learning_rate=0.1, decay=0.9, eps=1e-8, weight_decay=0.1, initial_scale=1.0, reference_rate=None),
     ),
     "Adam": (js.Adam, dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-8, reference_rate=None)),
     "AdamW": (js.AdamW, dict(learning_rate=0.1, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, reference_rate=None)),
     "svag": (js.svag, dict(optimizer=js.SGD(0.1), problem=js.Problem(_squares, js.Gaussian(1.0)), ell=2)),
     "IndexedEuler": (js.IndexedEuler, dict(step=0.1, key=KEY)),
-}  # fmt: skip
+}
 
 
 @st.composite
@@ -407,31 +497,71 @@ BATCHES = js.Problem.from_data(lambda w, e: jnp.sum(w * e) ** 2, np.ones((4, 2),
 
 FUNCTIONS = {
     "simulate": (js.simulate, dict(process=SGD.chain(PROBLEM), x0=X0, steps=4, seeds=3, every=2, **RUN)),
-    "simulate, SDE": (js.simulate, dict(process=SGD.sde(PROBLEM), x0=X0, steps=4, seeds=3, substeps=2, increments="gaussian", **RUN)),
+    "simulate, SDE": (
+        js.simulate,
+        dict(process=SGD.sde(PROBLEM), x0=X0, steps=4, seeds=3, substeps=2, increments="gaussian", **RUN),
+    ),
     "stationary": (
-        js.stationary, dict(process=SGD.chain(PROBLEM), x0=X0, seeds=8, steps=8, substeps=1, groups=4, diagnostic_seeds=4, max_steps=16, **RUN)
+        js.stationary,
+        dict(
+            process=SGD.chain(PROBLEM), x0=X0, seeds=8, steps=8, substeps=1, groups=4, diagnostic_seeds=4, max_steps=16, **RUN
+        ),
     ),
     "compare": (
-        js.compare, dict(opt=SGD, problem=PROBLEM, x0=X0, steps=20, seeds=40, every=1, substeps=1, model="compagnoni", groups=4, chunk=None, **RUN)
+        js.compare,
+        dict(
+            opt=SGD,
+            problem=PROBLEM,
+            x0=X0,
+            steps=20,
+            seeds=40,
+            every=1,
+            substeps=1,
+            model="compagnoni",
+            groups=4,
+            chunk=None,
+            **RUN,
+        ),
     ),
     "weak_error": (
         js.weak_error,
-        dict(opt=SGD, problem=PROBLEM, x0=X0, T=1.0, learning_rates=(0.5, 0.25), seeds=8, substeps=1, model="compagnoni", start_time=None,
-             test_functions=None, **RUN),
+        dict(
+            opt=SGD,
+            problem=PROBLEM,
+            x0=X0,
+            T=1.0,
+            learning_rates=(0.5, 0.25),
+            seeds=8,
+            substeps=1,
+            model="compagnoni",
+            start_time=None,
+            test_functions=None,
+            **RUN,
+        ),
     ),
     "expectations": (
         js.expectations,
-        dict(process=SGD.sde(PROBLEM), x0=X0, functions={"a": _squares}, steps=4, seeds=3, every=2, substeps=1, increments=None, **RUN),
+        dict(
+            process=SGD.sde(PROBLEM),
+            x0=X0,
+            functions={"a": _squares},
+            steps=4,
+            seeds=3,
+            every=2,
+            substeps=1,
+            increments=None,
+            **RUN,
+        ),
     ),
     "convergence_rate": (
-        js.convergence_rate, dict(statistics=CURVE, floor=0.0, window=(0.0, 10.0), kind="exponential", level=0.95)
+        js.convergence_rate,
+        dict(statistics=CURVE, floor=0.0, window=(0.0, 10.0), kind="exponential", level=0.95),
     ),
     "compare_laws": (
-        js.compare_laws, dict(a=SAMPLES, b=SAMPLES[:5], statistic="wasserstein", permutations=9, projections=4, seed=0)
+        js.compare_laws,
+        dict(a=SAMPLES, b=SAMPLES[:5], statistic="wasserstein", permutations=9, projections=4, seed=0),
     ),
-    "noise_report": (
-        js.noise_report, dict(problem=BATCHES, params=X0, key=KEY, draws=4, tolerance=0.1, curvature_examples=2)
-    ),
+    "noise_report": (js.noise_report, dict(problem=BATCHES, params=X0, key=KEY, draws=16, tolerance=0.1, curvature_examples=2)),
     "moments": (theory.moments, dict(opt=SGD, problem=PROBLEM, x0=X0, ts=TS)),
     "discrete_moments": (theory.discrete_moments, dict(opt=SGD, problem=PROBLEM, x0=X0, steps=[1, 2])),
     "theory's stationary": (theory.stationary, dict(opt=SGD, problem=PROBLEM)),
@@ -449,9 +579,12 @@ FUNCTIONS = {
     "lemma_3_7": (theory.lemma_3_7, dict(x0=X0, hessian=X0, scale=X0, learning_rate=0.1, ts=TS)),
     "lemma_c57": (theory.lemma_c57, dict(hessian=X0, scale=X0, learning_rate=0.1, weight_decay=0.1)),
     "phase": (theory.phase, dict(problem=PROBLEM, x=X0)),
-    "birth_death": (theory.birth_death, dict(opt=js.SignSGD(0.1), problem=js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0)), offset=0.0)),
+    "birth_death": (
+        theory.birth_death,
+        dict(opt=js.SignSGD(0.1), problem=js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0)), offset=0.0),
+    ),
     "density": (theory.density, dict(sde=SGD.sde(js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))))),
-}  # fmt: skip
+}
 
 
 @rule(150, 1200, drawn=replaced(FUNCTIONS, most=1))

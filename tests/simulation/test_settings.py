@@ -70,9 +70,13 @@ def _networks():
 
 def _closed_forms(opt, problem=PROBLEM):
     return (
-        theory.moments(opt, problem, X0, TS), theory.stationary(opt, problem), theory.discrete_moments(opt, problem, X0, [1, 2]),
-        theory.discrete_stationary(opt, problem), theory.loss_bound(opt, PROBLEM, X0, TS).loss, theory.scaled(opt, 2.0),
-    )  # fmt: skip
+        theory.moments(opt, problem, X0, TS),
+        theory.stationary(opt, problem),
+        theory.discrete_moments(opt, problem, X0, [1, 2]),
+        theory.discrete_stationary(opt, problem),
+        theory.loss_bound(opt, PROBLEM, X0, TS).loss,
+        theory.scaled(opt, 2.0),
+    )
 
 
 def _references():
@@ -81,21 +85,29 @@ def _references():
     lemmas = theory.lemma_3_7(X0, **vectors, ts=TS), theory.lemma_3_8(X0, **vectors, ts=TS)
     scheduled = js.SignSGD(theory.power_schedule(0.5, 0.1), reference_rate=0.1)
     return (
-        lemmas, theory.schedule_moments(scheduled, PROBLEM, X0, TS), theory.schedule_loss_bound(scheduled, PROBLEM, X0, TS),
-        theory.birth_death(js.SignSGD(0.1), one, 0.0).variance, theory.density(js.SGD(0.1).sde(one)).variance,
-        theory.phase(PROBLEM, X0), theory.phase_2_drift_bounds(PROBLEM, X0), theory.lemma_c57(**vectors, weight_decay=0.1),
-    )  # fmt: skip
+        lemmas,
+        theory.schedule_moments(scheduled, PROBLEM, X0, TS),
+        theory.schedule_loss_bound(scheduled, PROBLEM, X0, TS),
+        theory.birth_death(js.SignSGD(0.1), one, 0.0).variance,
+        theory.density(js.SGD(0.1).sde(one)).variance,
+        theory.phase(PROBLEM, X0),
+        theory.phase_2_drift_bounds(PROBLEM, X0),
+        theory.lemma_c57(**vectors, weight_decay=0.1),
+    )
 
 
 QUICK = {
     "SGD": lambda: _mean(js.SGD(0.1).chain(PROBLEM)),
     "one seed": lambda: _mean(js.SGD(0.1).chain(PROBLEM), seeds=1)[0],
     "Adam's SDE": lambda: _mean(js.Adam(0.1).sde(PROBLEM)),
-    "a pytree": lambda: _run(
-        js.SignSGD(0.1).chain(js.Problem(lambda p: p["b"] ** 2 + jnp.sum(p["a"][0] ** 2), js.Gaussian(0.5))), {"a": [X0], "b": 1.0}
-    )["x"].mean,
+    "a pytree": lambda: (
+        _run(
+            js.SignSGD(0.1).chain(js.Problem(lambda p: p["b"] ** 2 + jnp.sum(p["a"][0] ** 2), js.Gaussian(0.5))),
+            {"a": [X0], "b": 1.0},
+        )["x"].mean
+    ),
     "mini-batches": lambda: (_mean(js.SGD(0.1).chain(BATCHES)), BATCHES.noise.covariance(X0)),
-}  # fmt: skip
+}
 ALL = QUICK | {
     "a schedule": lambda: (_mean(SCHEDULED.chain(PROBLEM)), _mean(SCHEDULED.sde(PROBLEM), substeps=2)),
     "correlated signs": lambda: _mean(js.SignSGD(0.1).sde(COUPLED)),
@@ -110,16 +122,18 @@ ALL = QUICK | {
     "laws": _every_law,
     "networks": _networks,
     "stationary": lambda: js.stationary(js.SGD(0.5).chain(PROBLEM), X0, key=KEY, seeds=16, steps=16, progress=False).covariance,
-    "stationary, batches": lambda: js.stationary(
-        js.SGD(0.5).sde(BATCHES), X0, key=KEY, seeds=16, steps=16, progress=False
-    ).covariance,
+    "stationary, batches": lambda: (
+        js.stationary(js.SGD(0.5).sde(BATCHES), X0, key=KEY, seeds=16, steps=16, progress=False).covariance
+    ),
     "compare": lambda: js.compare(js.SGD(0.1), COUPLED, X0, steps=20, seeds=40, substeps=1, progress=False).sde.loss_stderr,
     "weak_error": lambda: js.weak_error(
         js.SGD(0.1), PROBLEM, X0, T=1.0, learning_rates=(0.5, 0.25), key=KEY, seeds=16, substeps=1, progress=False
     ).functions[0],
-    "expectations": lambda: js.expectations(
-        js.RMSprop(0.1).sde(SADDLE), X0, {"loss": SADDLE.loss}, steps=4, seeds=8, key=KEY, progress=False
-    )["loss"].mean,
+    "expectations": lambda: (
+        js.expectations(js.RMSprop(0.1).sde(SADDLE), X0, {"loss": SADDLE.loss}, steps=4, seeds=8, key=KEY, progress=False)[
+            "loss"
+        ].mean
+    ),
     "rate": _rate,
     "compare_laws": _laws,
     "noise_report": lambda: js.noise_report(BATCHES, X0, key=KEY, draws=16).layers,
@@ -127,7 +141,7 @@ ALL = QUICK | {
     "theory, SignSGD": lambda: (_closed_forms(js.SignSGD(0.1)), theory.moments(js.SignSGD(0.1), COUPLED, X0, TS)),
     "theory, AdamW": lambda: _closed_forms(js.AdamW(0.01)),
     "references": _references,
-}  # fmt: skip
+}
 
 
 @contextlib.contextmanager
