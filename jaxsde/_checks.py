@@ -58,6 +58,11 @@ def as_float64(name: str, value: Any, what: str = _NUMBERS) -> np.ndarray:
     return entries.astype(float)
 
 
+def whole_as_float(value: Any) -> Any:
+    """A whole number of Python's as a float, of which JAX takes larger ones; all else as it is."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
     """`value` as an int; raises unless it is a whole number from `least` to `most`."""
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))

@@ -81,7 +81,7 @@ def as_hyperparameter(name: str, value: Any, **limits: Any) -> Array:
     of `_checks.number`.
     """
     _checks.scalar(name, value, **limits)
-    array = jnp.asarray(float(value) if isinstance(value, int) else value)
+    array = jnp.asarray(_checks.whole_as_float(value))
     array = array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(float)
     if not jnp.issubdtype(array.dtype, jnp.floating):  # being traced, when no more than its type is known
         raise TypeError(f"{name} must be a real number, got dtype {array.dtype}")

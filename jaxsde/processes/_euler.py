@@ -55,7 +55,7 @@ class IndexedEuler(diffrax.AbstractItoSolver):
         noise_like: Callable[[Any], PyTree] | None = None,
     ):
         _checks.scalar("step", step, low=0.0)
-        self.step_size = jnp.asarray(float(step) if isinstance(step, int) else step)
+        self.step_size = jnp.asarray(_checks.whole_as_float(step))
         self.key = _random.typed_key(key)
         self.increments = TwoPointIncrements() if increments is None else increments
         self.first = jnp.asarray(first)

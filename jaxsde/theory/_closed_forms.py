@@ -196,7 +196,7 @@ def _checked(
     _checks.number("hessian", lam, low=0.0)
     _checks.number("x0", x0)
     _checks.number("ts", ts, low=0.0, closed="low")
-    x0, ts = jnp.asarray(x0), jnp.asarray(ts)
+    x0, ts = (jnp.asarray(_checks.whole_as_float(a)) for a in (x0, ts))
     if x0.shape != lam.shape:
         raise ValueError(f"x0 must have shape {lam.shape} like hessian, got {x0.shape}")
     if ts.ndim != 1:
@@ -210,7 +210,7 @@ def _checked_limit(
     _checks.number("hessian", hessian, low=0.0, closed="low")
     _checks.number("scale", scale, low=0.0)
     _checks.scalar("learning_rate", learning_rate, low=0.0)
-    lam, sigma, eta = jnp.asarray(hessian), jnp.asarray(scale), jnp.asarray(learning_rate)
+    lam, sigma, eta = (jnp.asarray(_checks.whole_as_float(a)) for a in (hessian, scale, learning_rate))
     if lam.ndim != 1:
         raise ValueError(f"hessian must be a vector, the diagonal of the Hessian, got shape {lam.shape}")
     if sigma.shape not in ((), lam.shape):
@@ -220,4 +220,4 @@ def _checked_limit(
 
 def _checked_decay(weight_decay: ArrayLike) -> Array:
     _checks.scalar("weight_decay", weight_decay, low=0.0, closed="low")
-    return jnp.asarray(weight_decay)
+    return jnp.asarray(_checks.whole_as_float(weight_decay))

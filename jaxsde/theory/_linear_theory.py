@@ -105,4 +105,5 @@ def joined(moments: tuple[Array, Array], d: int) -> tuple[Array, Array]:
     if mean.shape[-2] == 1:
         return mean[..., 0, :], covariance[..., 0, :, :]
     variance = covariance[..., 0, 0]
-    return mean[..., 0], jax.vmap(jnp.diag)(variance.reshape(-1, variance.shape[-1])).reshape(*variance.shape, -1)
+    d = variance.shape[-1]
+    return mean[..., 0], variance[..., :, None] * jnp.broadcast_to(jnp.eye(d, dtype=variance.dtype), (*variance.shape, d))

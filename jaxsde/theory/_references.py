@@ -197,6 +197,7 @@ def _each(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _like(problem: Problem) -> Array:
     """Zeros shaped like the parameters of a problem in one dimension."""
+    _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     for shape in ((1,), ()):
         try:
             return problem.validate(jnp.zeros(shape))

@@ -1,5 +1,5 @@
-"""Whatever it is given, the package either refuses it with a clear error before anything runs, or returns finite statistics with
-the seeds that diverged counted. Hypothesis draws what is given; `pytest -m sweep` on this file tries some thousands of examples."""
+"""Whatever it is given, the package refuses it with a clear error before anything runs, or returns finite statistics with the
+seeds that diverged counted. Hypothesis draws what is given; `pytest -m sweep` on this file tries thousands of examples."""
 
 import faulthandler
 import traceback
