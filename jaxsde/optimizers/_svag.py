@@ -13,6 +13,9 @@ from ..processes import Chain
 from ._adjusted import adjusted, roles_of
 from ._base import AbstractOptimizer, check_problem
 
+# The small steps, l squared of them for one, are counted by an int32.
+_MOST = 46_340
+
 
 def svag(optimizer: AbstractOptimizer, problem: Problem, ell: int) -> Chain:
     """The chain of SVAG, "stochastic variance amplified gradient" (li2021 for SGD; malladi2022 for

@@ -105,5 +105,7 @@ def joined(moments: tuple[Array, Array], d: int) -> tuple[Array, Array]:
     if mean.shape[-2] == 1:
         return mean[..., 0, :], covariance[..., 0, :, :]
     variance = covariance[..., 0, 0]
-    d = variance.shape[-1]
-    return mean[..., 0], variance[..., :, None] * jnp.broadcast_to(jnp.eye(d, dtype=variance.dtype), (*variance.shape, d))
+    count = variance.shape[-1]
+    return mean[..., 0], variance[..., :, None] * jnp.broadcast_to(
+        jnp.eye(count, dtype=variance.dtype), (*variance.shape, count)
+    )

@@ -128,7 +128,7 @@ ALL = QUICK | {
     "compare": lambda: js.compare(js.SGD(0.1), COUPLED, X0, steps=20, seeds=40, substeps=1, progress=False).sde.loss_stderr,
     "weak_error": lambda: js.weak_error(
         js.SGD(0.1), PROBLEM, X0, T=1.0, learning_rates=(0.5, 0.25), key=KEY, seeds=16, substeps=1, progress=False
-    ).functions[0],
+    ).functions["loss"],
     "expectations": lambda: (
         js.expectations(js.RMSprop(0.1).sde(SADDLE), X0, {"loss": SADDLE.loss}, steps=4, seeds=8, key=KEY, progress=False)[
             "loss"
