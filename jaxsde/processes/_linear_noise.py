@@ -94,6 +94,7 @@ class LinearNoiseApproximation(eqx.Module):
         return LinearNoiseLaw(jax.vmap(lambda v: self.sde.position(unravel(v)))(means), covariances)
 
     def _instant(self, n: Array, h: Array) -> Instant:
+        n = jnp.asarray(n, jnp.int32)
         return Instant(n.astype(h.dtype) * h, n // self.substeps)
 
     def _noiseless(self, now: Instant, h: Array, y: Y) -> Y:

@@ -160,9 +160,11 @@ class Multiplicative(js.problems.AbstractIndependentNoise):
 # An optimizer, whether its SDE, and a law of noise: each is a program of its own, which takes seconds to compile.
 PROGRAMS = [
     ("sgd", False, "gaussian"), ("sgd", False, "alpha-stable"), ("sgd", False, "laplace"), ("sgd", True, "correlated"),
-    ("sgd", True, "uniform"), ("sign_sgd", False, "student-t"), ("sign_sgd", True, "student-t"), ("sign_sgd", True, "correlated"),
+    ("sgd", True, "uniform"), ("sign_sgd", False, "student-t"), ("sign_sgd", True, "student-t"),
+    ("sign_sgd", True, "correlated"),
     ("rmsprop", False, "multiplicative"), ("rmsprop", True, "gaussian"), ("rmspropw", True, "multiplicative"),
-    ("adam", False, "student-t"), ("adam", True, "gaussian"), ("adamw", False, "correlated"), ("adamw", True, "multiplicative"),
+    ("adam", False, "student-t"), ("adam", True, "gaussian"), ("adamw", False, "correlated"),
+    ("adamw", True, "multiplicative"),
 ]  # fmt: skip
 
 # So is each number of seeds that run at a time, and each kind of statistics.
