@@ -102,6 +102,7 @@ def simulate(
         )
     if observe is not None:
         observe = _checks.functions("observe", observe)
+    _checks.instance("progress", progress, (bool, np.bool_), "True or False")
 
     key = _random.stream_key(key)
     example = drawn(x0, _random.start_key(_random.seed_key(key, jnp.asarray(0))))
