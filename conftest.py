@@ -32,3 +32,11 @@ def _errors_are_the_packages_own(request):
         jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", disabled)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says how many examples the tests of properties have tried."""
+    reports = [r for reports in terminalreporter.stats.values() for r in reports if getattr(r, "when", "") == "call"]
+    counts = [n for report in reports for name, n in getattr(report, "user_properties", ()) if name == "examples"]
+    if counts:
+        terminalreporter.write_line(f"{sum(counts)} examples of properties")

@@ -58,13 +58,20 @@ def as_float64(name: str, value: Any, what: str = _NUMBERS) -> np.ndarray:
     return entries.astype(float)
 
 
-def count(name: str, value: Any, *, least: int = 1) -> int:
-    """`value` as an int; raises unless it is a whole number of at least `least`."""
+def whole_as_float(value: Any) -> Any:
+    """A whole number of Python's as a float, of which JAX takes larger ones; all else as it is."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
+    """`value` as an int; raises unless it is a whole number from `least` to `most`."""
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
     if not whole:
         raise TypeError(f"{name} must be a whole number (an int), got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}")
     return int(value)
 
 

@@ -21,5 +21,8 @@ def merge_moments(
     share = jnp.asarray(b_count / jnp.maximum(a_count + b_count, 1)).astype(dtype)
     shift = b_mean - a_mean
     product = jnp.outer(shift, shift) if a_deviations.ndim > a_mean.ndim else shift * shift
-    between = jnp.asarray(a_count).astype(dtype) * share * product
-    return a_mean + share * shift, a_deviations + b_deviations + between
+    # Squares and differences of large numbers may be infinite, and nothing times that is no number.
+    weight = jnp.asarray(a_count).astype(dtype) * share
+    between = jnp.where(weight > 0, weight * product, 0)
+    mean = jnp.where(jnp.isfinite(shift), a_mean + share * shift, (1 - share) * a_mean + share * b_mean)
+    return mean, a_deviations + b_deviations + between

@@ -17,6 +17,8 @@ def as_params(x0: Any) -> Any:
     if not jax.tree.leaves(x0):
         raise ValueError(f"x0 must be a pytree with at least one array of parameters, got {x0!r}")
     arrays = jax.tree_util.tree_map_with_path(_as_array, x0)
+    if not size(arrays):
+        raise ValueError(f"x0 must have at least one parameter, got arrays of size 0: {x0!r}")
     # Python's numbers take the precision of the arrays beside them.
     names = {_name(path): leaf.dtype.name for path, leaf in jax.tree.leaves_with_path(arrays) if not leaf.weak_type}
     if len(set(names.values())) > 1:
@@ -29,7 +31,7 @@ def as_params(x0: Any) -> Any:
 def _as_array(path: Any, leaf: Any) -> jax.Array:
     try:
         array = jnp.asarray(leaf)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         hint = "; jaxsde.networks.functional takes such leaves of a module aside" if callable(leaf) else ""
         raise TypeError(f"every leaf of x0 must be an array of floats, got {leaf!r} at {_name(path)}{hint}") from None
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -48,6 +50,16 @@ def is_sampler(x0: Any) -> bool:
     """Whether `x0` is a function that draws parameters. A module, though it can be called, is parameters itself."""
     module = isinstance(x0, eqx.Module) and not isinstance(x0, eqx.Partial) and not hasattr(x0, "__self__")
     return callable(x0) and (not module or is_traced(x0))
+
+
+def drawn(x0: Any, key: Any) -> Any:
+    """`x0`, or what it draws with `key`; raises `ValueError` where it cannot."""
+    if not is_sampler(x0):
+        return x0
+    try:
+        return x0(key)
+    except Exception as error:  # whatever goes wrong in a user's function
+        raise ValueError(f"x0, a function of a key, raised {type(error).__name__}: {error}") from error
 
 
 def cast(tree: Any, dtype: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from .. import _checks
 from .._extras import require
 from ._dataset import Dataset, Split, parted, shuffled, standardised
-from ._files import find_idx, read_cifar10, read_idx
+from ._files import check_labels, find_idx, read_cifar10, read_idx
 
 # Where Debian's package dataset-fashion-mnist puts its files.
 _DEBIAN_FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
@@ -55,6 +55,8 @@ def load(name: str, path: str | os.PathLike[str] | None = None, *, length: int |
         raise ValueError(f"path goes with fashion_mnist, cifar10 and text; {name!r} comes with a package")
     if length is not None and name != "text":
         raise ValueError(f"length goes with text, not with {name!r}")
+    if path is not None:
+        _checks.instance("path", path, (str, os.PathLike), "a path, as a string or a pathlib.Path")
     where = None if path is None else pathlib.Path(path).expanduser()
     if name == "text":
         return _text(where, 64 if length is None else _checks.count("length", length))
@@ -86,14 +88,21 @@ def _mnist() -> Dataset:
 
 
 def _fashion_mnist(folder: pathlib.Path) -> Dataset:
+    def read(stem: str, axes: int) -> tuple[pathlib.Path, np.ndarray]:
+        path = _present(find_idx(folder, stem), folder, f"{stem} or {stem}.gz")
+        return path, read_idx(path, axes)
+
     def split(prefix: str) -> Split:
-        stems = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-        images, labels = (read_idx(_present(find_idx(folder, stem), folder, f"{stem} or {stem}.gz")) for stem in stems)
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
+        (_, images), (path, labels) = read(f"{prefix}-images-idx3-ubyte", 3), read(f"{prefix}-labels-idx1-ubyte", 1)
+        if labels.shape != images.shape[:1]:
             raise ValueError(f"images of shape {images.shape} and labels of shape {labels.shape} in {folder} don't match")
+        check_labels(path, labels, "file of Fashion-MNIST's labels")
         return Split(images[:, None], labels)
 
     train, test = split("train"), split("t10k")
+    if train.features.shape[1:] != test.features.shape[1:]:
+        shapes = [split.features.shape[2:] for split in (train, test)]
+        raise ValueError(f"the training images in {folder} have the shape {shapes[0]}, the test images {shapes[1]}")
     return _images(_shuffled(train), test)
 
 
@@ -101,7 +110,7 @@ def _cifar10(folder: pathlib.Path | None) -> Dataset:
     how = "get CIFAR-10's binary version (cifar-10-binary.tar.gz), unpack it, and pass the folder as path"
     if folder is None:
         raise ValueError(f"cifar10 needs the folder of its files: {how}")
-    batches = sorted(folder.glob("data_batch_*.bin"))
+    batches = sorted(path for path in folder.glob("data_batch_*.bin") if path.is_file())
     if not batches or not (folder / "test_batch.bin").is_file():
         raise FileNotFoundError(f"data_batch_*.bin and test_batch.bin are not in {folder}: {how}")
     parts = [read_cifar10(batch) for batch in batches]
@@ -119,7 +128,10 @@ def _text(path: pathlib.Path | None, length: int) -> Dataset:
 
         text = "\n".join(topics.topics[name] for name in sorted(topics.topics))
     elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in UTF-8: {error}") from None
     else:
         raise FileNotFoundError(f"there is no text file {path}")
     pieces = (len(text) - 1) // length

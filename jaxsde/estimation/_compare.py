@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .. import _checks, _random, theory
-from .._tree import flat, is_sampler, size
+from .._tree import drawn, flat, is_sampler, size
 from .._typing import Key
 from ..optimizers import AbstractOptimizer
 from ..problems import Problem
@@ -160,7 +160,7 @@ def compare(
     except (ValueError, NotImplementedError) as error:
         sde = None
         notes.append(f"no SDE: {error}")
-    example = problem.validate(x0(key) if is_sampler(x0) else x0)
+    example = problem.validate(drawn(x0, key))
     observe: dict[str, Callable[[PyTree], PyTree]] = {"loss": problem.loss}
     if size(example) <= _RECORDED:
         observe["x"] = flat

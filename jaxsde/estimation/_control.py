@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, PyTree
 from .. import _checks, _random
 from .._double import converted, double_precision, in_double
 from .._linalg import einsum
+from .._promotion import usual_promotion
 from .._traced import shape_of, traced, with_traced
-from .._tree import cast, flat, is_sampler, size
+from .._tree import cast, drawn, flat, is_sampler, size
 from .._typing import Key
 from ..optimizers import AbstractOptimizer
 from ..processes import (
@@ -121,7 +122,7 @@ def expectations(
         law = linear_noise_law(companion, steps, run.steps)
         known = expected_controls(functions, law, np.asarray(run[TRAJECTORY].mean, float))
         values = {n: _controlled(run[n], run[controlled(n)], known[n], seeds) for n in functions}
-    example = x0(key) if is_sampler(x0) else x0
+    example = drawn(x0, key)
     for name, function in functions.items():
         if getattr(jax.eval_shape(function, example), "shape", None) == ():
             values[name] = Expectation(*(v[:, 0] for v in values[name]))
@@ -234,9 +235,11 @@ def expected_controls(
 
 def _half_traces_in_double(function: Any, law: LinearNoiseLaw) -> np.ndarray:
     try:
-        with double_precision():
-            function = traced(function, jax.tree.map(lambda leaf: converted(leaf[0]), law.mean))
-        return in_double(_half_traces, function)(law)
+        # What a function holds in float32 meets the law in float64.
+        with usual_promotion():
+            with double_precision():
+                function = traced(function, jax.tree.map(lambda leaf: converted(leaf[0]), law.mean))
+            return in_double(_half_traces, function)(law)
     except TypeError:  # a function that insists on float32 has no control, as a loss has none
         return np.array(np.nan)
 

@@ -143,7 +143,7 @@ def noise_report(
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     params = problem.validate(params)
     problem = with_traced(cast(problem, jnp.result_type(*jax.tree.leaves(params))), params)
-    draws = _checks.count("draws", draws, least=16)
+    draws = _checks.count("draws", draws, least=16, most=2**24)
     _checks.scalar("tolerance", tolerance, low=0.0, high=1.0)
     curvature_examples = _checks.count("curvature_examples", curvature_examples)
     key = _random.stream_key(jax.random.key(0) if key is None else key)

@@ -11,7 +11,7 @@ import scipy  # whose parts load when they are first used
 from jaxtyping import PyTree
 
 from .. import _checks, _random
-from .._tree import flat, is_sampler, size
+from .._tree import drawn, flat, size
 from .._typing import Key
 from ..processes import SDE, Chain, Coupled
 from ..simulation import Ensemble, Jackknife, Moments, Samples, simulate
@@ -148,7 +148,7 @@ def stationary(
     seeds = _checks.count("seeds", seeds, least=2)
     groups = min(_checks.count("groups", groups, least=2), seeds)
     diagnostic_seeds = min(_checks.count("diagnostic_seeds", diagnostic_seeds, least=2), seeds)
-    example = process.problem.validate(x0(key) if is_sampler(x0) else x0)
+    example = process.problem.validate(drawn(x0, key))
     if size(example) > _LARGEST_SIZE:
         raise ValueError(f"stationary keeps full covariances, for at most {_LARGEST_SIZE} coordinates; x0 has {size(example)}")
     companion = couple(process, x0, substeps)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .. import _checks, _random
-from .._tree import cast, flat, is_sampler
+from .._tree import cast, drawn, flat
 from .._typing import Key
 from ..optimizers import AbstractOptimizer, adjusted, roles_of
 from ..problems import Problem
@@ -148,7 +148,7 @@ def weak_error(
             raise ValueError(f"start_time is for adaptive methods, whose SDEs are singular at 0; {type(opt).__name__}'s is not")
         _checks.scalar("start_time", start_time, low=0.0, high=T, closed="high")
         starts = [{"start_steps": _whole_steps("start_time", start_time, rate)} for rate in rates]
-    example = problem.validate(x0(key) if is_sampler(x0) else x0)
+    example = problem.validate(drawn(x0, key))
     functions = _default_functions(problem, example)
     if test_functions is not None:
         functions = _checks.functions("test_functions", test_functions)

@@ -16,6 +16,10 @@ def normal(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
     return jax.random.normal(key, shape, jnp.float32).astype(float)
 
 
+def _shifted(x: Float[Array, "*n out"], bias: Float[Array, " out"]) -> Float[Array, "*n out"]:
+    return x + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
+
+
 class Linear(eqx.Module):
     """An affine map of the last axis; weights N(0, gain / fan-in), biases 0."""
 
@@ -27,7 +31,7 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(out_size)
 
     def __call__(self, x: Float[Array, "*n in_"]) -> Float[Array, "*n out"]:
-        return x @ self.weight.T + self.bias
+        return _shifted(x @ self.weight.T, self.bias)
 
 
 class Conv(eqx.Module):
@@ -48,7 +52,7 @@ class Conv(eqx.Module):
         height, width = x.shape[:2]
         padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
         patches = jnp.concatenate([padded[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=-1)
-        return patches @ self.weight.transpose(2, 1, 0).reshape(patches.shape[-1], -1) + self.bias
+        return _shifted(patches @ self.weight.transpose(2, 1, 0).reshape(patches.shape[-1], -1), self.bias)
 
 
 def max_pool(x: Float[Array, "h w c"]) -> Float[Array, "h_half w_half c"]:
@@ -79,7 +83,7 @@ class Attention(eqx.Module):
         query, key, value = parts[:, 0], parts[:, 1], parts[:, 2]
         scores = jnp.einsum("qhd,khd->hqk", query, key) / math.sqrt(width // self.heads)
         if self.causal:
-            scores = jnp.where(jnp.tril(jnp.ones((length, length), bool)), scores, -jnp.inf)
+            scores = jnp.where(jnp.tril(jnp.ones((length, length), bool))[None], scores, -jnp.inf)
         mixed = jnp.einsum("hqk,khd->qhd", jax.nn.softmax(scores), value)
         return self.output(mixed.reshape(length, width))
 

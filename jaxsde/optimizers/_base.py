@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .. import _checks
+from .._promotion import usual_promotion
 from .._traced import AbstractFunctionHolder, traced
 from ..problems import Gaussian, Problem
 from ..processes import SDE, Chain, ChainState
@@ -48,7 +49,9 @@ class AbstractOptimizer(AbstractFunctionHolder):
         if not callable(self.learning_rate):
             return self
         step = jax.ShapeDtypeStruct((), jnp.int32)
-        return eqx.tree_at(lambda o: o.learning_rate, self, traced(self.learning_rate, step))
+        with usual_promotion():
+            schedule = traced(self.learning_rate, step)
+        return eqx.tree_at(lambda o: o.learning_rate, self, schedule)
 
     def check_model(self, model: str) -> None:
         """Raises `ValueError` unless `model` is one of the optimizer's."""
@@ -66,7 +69,9 @@ class AbstractOptimizer(AbstractFunctionHolder):
         """$\\eta_t$, the schedule at a step, as Optax counts them, over the reference rate; 1 without a schedule."""
         if self.reference_rate is None:
             return 1.0
-        return jnp.asarray(self.learning_rate(step), self.reference_rate.dtype) / self.reference_rate
+        with usual_promotion():
+            rate = self.learning_rate(step)
+        return jnp.asarray(rate, self.reference_rate.dtype) / self.reference_rate
 
 
 def as_hyperparameter(name: str, value: Any, **limits: Any) -> Array:
@@ -76,8 +81,8 @@ def as_hyperparameter(name: str, value: Any, **limits: Any) -> Array:
     of `_checks.number`.
     """
     _checks.scalar(name, value, **limits)
-    array = jnp.asarray(value)
-    array = array if jnp.issubdtype(array.dtype, jnp.inexact) else array + 0.0
+    array = jnp.asarray(_checks.whole_as_float(value))
+    array = array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(float)
     if not jnp.issubdtype(array.dtype, jnp.floating):  # being traced, when no more than its type is known
         raise TypeError(f"{name} must be a real number, got dtype {array.dtype}")
     _checks.precision(name, array.dtype)
@@ -109,7 +114,8 @@ def _check_schedule(schedule: Callable[[Any], Any]) -> None:
     first = jnp.zeros((), jnp.int32)
     wanted = "learning_rate must be a number or a schedule, a function of the step (traced, an int32) to one rate"
     try:
-        rate = jax.eval_shape(schedule, first)
+        with usual_promotion():
+            rate = jax.eval_shape(schedule, first)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise TypeError(f"{wanted}; called with a step it raised {type(error).__name__}: {reason}") from error
@@ -118,7 +124,8 @@ def _check_schedule(schedule: Callable[[Any], Any]) -> None:
         raise TypeError(f"{wanted}; it returns {rate}")
     if rate.shape != ():
         raise ValueError(f"{wanted}; it returns an array of shape {rate.shape}")
-    start = schedule(first)
+    with usual_promotion():
+        start = schedule(first)
     if _checks.is_concrete(start) and not 0 <= float(start) < float("inf"):
         raise ValueError(f"{wanted}, finite and not negative; it returns {float(start):g} at step 0")
 

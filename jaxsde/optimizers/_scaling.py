@@ -41,7 +41,7 @@ def scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> AbstractOptimizer:
     >>> [round(float(v), 4) for v in (new.learning_rate, new.b1, new.b2, new.weight_decay)]
     [0.02, 0.6, 0.96, 0.2]
     """
-    _check_ratio(batch_ratio)
+    batch_ratio = _checked_ratio(batch_ratio)
     root = jnp.sqrt(batch_ratio)
     if roles_of(opt, "a scaling rule is").normalised:
         return _changed(opt, root, batch_ratio, batch_ratio, root, root)
@@ -61,7 +61,7 @@ def fixed_rate_scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> Abstrac
     >>> round(float(fixed_rate_scaled(js.AdamW(0.01, b1=0.9, b2=0.99, weight_decay=0.1), 4.0).weight_decay), 4)
     0.2
     """
-    _check_ratio(batch_ratio)
+    batch_ratio = _checked_ratio(batch_ratio)
     roles = roles_of(opt, "a scaling rule is")
     if not (roles.normalised and roles.averages):
         raise ValueError(f"the rule is for adaptive methods: {type(opt).__name__} has nothing to scale but its learning rate")
@@ -85,7 +85,7 @@ def with_batch(problem: Problem, batch_ratio: ArrayLike) -> Problem:
     >>> with_batch(js.Problem(js.Quadratic([1.0]), js.Gaussian(2.0)), 4.0).noise.scale.item()
     1.0
     """
-    _check_ratio(batch_ratio)
+    batch_ratio = _checked_ratio(batch_ratio)
     check_problem(problem)
     noise = problem.noise
     if not noise.has_variance:
@@ -100,8 +100,9 @@ def with_batch(problem: Problem, batch_ratio: ArrayLike) -> Problem:
     return Problem(problem.loss, smaller)
 
 
-def _check_ratio(batch_ratio: ArrayLike) -> None:
+def _checked_ratio(batch_ratio: ArrayLike) -> ArrayLike:
     _checks.scalar("batch_ratio", batch_ratio, low=0.0)
+    return _checks.whole_as_float(batch_ratio)
 
 
 def _changed(opt: AbstractOptimizer, kappa: Any, steps: Any, forgetting: Any, noise: Any, decay: Any) -> AbstractOptimizer:

@@ -13,6 +13,9 @@ from ..processes import Chain
 from ._adjusted import adjusted, roles_of
 from ._base import AbstractOptimizer, check_problem
 
+# The small steps, l squared of them for one, are counted by an int32.
+_MOST = 46_340
+
 
 def svag(optimizer: AbstractOptimizer, problem: Problem, ell: int) -> Chain:
     """The chain of SVAG, "stochastic variance amplified gradient" (li2021 for SGD; malladi2022 for
@@ -41,7 +44,7 @@ def svag(optimizer: AbstractOptimizer, problem: Problem, ell: int) -> Chain:
     >>> round(chain.learning_rate.item(), 4), chain.problem.noise.variance(jax.numpy.zeros(1)).tolist()
     (0.025, [1.0])
     """
-    ell = _checks.count("ell", ell)
+    ell = _checks.count("ell", ell, most=_MOST)
     roles = roles_of(optimizer, "whether SVAG tends to an SDE is")
     if not roles.svag:
         raise ValueError(f"SVAG does not tend to an SDE of {type(optimizer).__name__}")

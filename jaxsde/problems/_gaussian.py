@@ -129,7 +129,7 @@ class Gaussian(AbstractNoise, AbstractSignLaw):
         std = self._std(params)
         ratio, one = flat(jax.tree.map(safe_divide, gradient, std)), flat(std)
         variance = jax.tree.map(lambda m, p: p - m * m, *self.sign_moments(gradient, params))
-        correlation = safe_divide(safe_divide(self.matrix.astype(ratio.dtype), one[:, None]), one)
+        correlation = safe_divide(safe_divide(self.matrix.astype(ratio.dtype), one[:, None]), one[None])
         return sign_covariance(ratio, flat(variance), correlation)
 
 
@@ -151,5 +151,5 @@ def _checked_factor(covariance: Array) -> tuple[Array, Array, Array]:
     kept = values > _NEGLIGIBLE * xp.max(values)
     deviations = xp.sqrt(xp.where(kept, values, 1))
     scales = xp.where(kept, deviations, 0), xp.where(kept, 1 / deviations, 0)
-    root, inverse = (jnp.asarray(product(vectors * scale, vectors.T), covariance.dtype) for scale in scales)
+    root, inverse = (jnp.asarray(product(vectors * scale[None], vectors.T), covariance.dtype) for scale in scales)
     return covariance, root, inverse

@@ -41,7 +41,7 @@ class MeanLoss(AbstractFunctionHolder):
         check_keys("data", data)
         try:
             self.data = jax.tree.map(jnp.asarray, data)
-        except TypeError as error:
+        except (TypeError, ValueError, OverflowError) as error:
             hint = ": of a data set of jaxsde.data, pass its .train" if hasattr(data, "train") else ""
             raise TypeError(f"data must be arrays of numbers with a leading axis of examples{hint} ({error})") from None
         shapes = [leaf.shape for leaf in jax.tree.leaves(self.data)]

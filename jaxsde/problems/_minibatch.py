@@ -22,6 +22,9 @@ from ._source import AbstractBatches, AbstractSource, Batch, Epochs, WithReplace
 # The examples' gradients that are held at a time have at most this many numbers, but are at least this many gradients.
 _GRADIENT_NUMBERS, _LEAST_GRADIENTS = 2**22, 8
 
+# Examples and batches are counted by an int32.
+_MOST = 2**31 - 1
+
 
 class MiniBatch(AbstractNoise, AbstractSignLaw):
     """The noise of a gradient over examples that are drawn from all of the data.
@@ -79,7 +82,7 @@ class MiniBatch(AbstractNoise, AbstractSignLaw):
         if not isinstance(shuffle, (bool, np.bool_)):
             raise TypeError(f"shuffle must be True or False, got {shuffle!r}")
         self.loss = loss
-        batch_size = _checks.count("batch_size", batch_size)
+        batch_size = _checks.count("batch_size", batch_size, most=_MOST)
         if shuffle and batch_size > loss.count:
             raise ValueError(f"with shuffle, batch_size must be at most the number of examples, {loss.count}, got {batch_size}")
         self.batches = (Epochs if shuffle else WithReplacement)(loss.count, batch_size)
@@ -88,7 +91,7 @@ class MiniBatch(AbstractNoise, AbstractSignLaw):
             if _checks.count("covariance_examples", covariance_examples, least=2) > loss.count:
                 raise ValueError(f"covariance_examples must be at most {loss.count}, got {covariance_examples}")
             self.covariance_loss = loss.subset(covariance_examples)
-        self.sign_batches = None if sign_batches is None else _checks.count("sign_batches", sign_batches, least=2)
+        self.sign_batches = None if sign_batches is None else _checks.count("sign_batches", sign_batches, least=2, most=_MOST)
 
     @property
     def source(self) -> AbstractSource:
@@ -124,7 +127,7 @@ class MiniBatch(AbstractNoise, AbstractSignLaw):
     def covariance(self, params: PyTree) -> Float[Array, "d d"]:
         loss = self.covariance_loss
         gradients = jax.vmap(lambda example: flat(jax.grad(loss.example_loss)(params, example)))(loss.data)
-        centred = gradients - jnp.mean(gradients, axis=0)
+        centred = gradients - jnp.mean(gradients, axis=0, keepdims=True)
         return matmul(centred.T, centred) * (self.batches.share / loss.count)
 
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
@@ -152,7 +155,7 @@ class MiniBatch(AbstractNoise, AbstractSignLaw):
         if self.sign_batches is None:
             return super().sign_covariance(gradient, params)
         signs = jax.vmap(flat)(self._signs(self.sign_batches, params))
-        centred = signs - jnp.mean(signs, axis=0)
+        centred = signs - jnp.mean(signs, axis=0, keepdims=True)
         return matmul(centred.T, centred) / self.sign_batches
 
     def signs(self, gradient: PyTree, params: PyTree) -> Signs:
@@ -162,7 +165,7 @@ class MiniBatch(AbstractNoise, AbstractSignLaw):
         # With an increment for each batch, the root of the covariance takes no matrix.
         signs = self._signs(batches, params)
         mean = _mean(signs)
-        rows = jax.tree.map(lambda s, m: (s - m) / np.sqrt(batches).astype(m.dtype), signs, mean)
+        rows = jax.tree.map(lambda s, m: (s - m[None]) / np.sqrt(batches).astype(m.dtype), signs, mean)
         return Signs(mean, eqx.Partial(_weighted_rows, rows))
 
     def sign_increments_like(self, params: PyTree) -> PyTree:
@@ -227,7 +230,7 @@ def _over_examples(loss: MeanLoss, params: PyTree) -> _Spread:
     def spread(examples: PyTree) -> _Spread:
         gradients = _each_gradient(loss, params, examples)
         mean = _mean(gradients)
-        deviations = jax.tree.map(lambda g, m: jnp.sum((g - m) ** 2, axis=0), gradients, mean)
+        deviations = jax.tree.map(lambda g, m: jnp.sum((g - m[None]) ** 2, axis=0), gradients, mean)
         return _Spread(mean, deviations, jax.tree.map(lambda g: jnp.sum(g != 0, axis=0, dtype=jnp.int32), gradients))
 
     at_once = _examples_at_once(params)

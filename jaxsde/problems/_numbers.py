@@ -16,6 +16,8 @@ def real(name: str, value: Any, *, finite: bool = True) -> Array:
         array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}") from None
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):  # a key
+        raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}")
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}: {value!r}")
     if not jnp.issubdtype(array.dtype, jnp.floating):

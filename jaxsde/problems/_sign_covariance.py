@@ -26,13 +26,13 @@ def sign_covariance(
     """
     nodes, weights = _rule()
     angle = jnp.arcsin(jnp.clip(correlation, -1, 1))
-    t = 0.5 * angle[..., None] * jnp.asarray(1 + nodes, ratio.dtype)
+    t = 0.5 * angle[..., None] * jnp.asarray(1 + nodes, ratio.dtype)[None, None]
     # Infinite ratios would leave differences of infinities. Beyond the edge the integrand is 0 in any precision.
     ratio = jnp.clip(ratio, -_EDGE, _EDGE)
     a, b = ratio[:, None, None], ratio[None, :, None]
     sine, cosine = jnp.sin(t), jnp.cos(t)
     # Written by squares, which stay finite together with the exponent where the ratios are large.
     exponent = -((a - b) ** 2 + 2 * a * b * (1 - sine)) / (2 * cosine**2)
-    integral = 0.5 * angle * jnp.sum(jnp.exp(exponent) * jnp.asarray(weights, ratio.dtype), axis=-1)
+    integral = 0.5 * angle * jnp.sum(jnp.exp(exponent) * jnp.asarray(weights, ratio.dtype)[None, None], axis=-1)
     own = jnp.eye(ratio.shape[0], dtype=bool)
     return jnp.where(own, variance, 2 / np.pi * integral)

@@ -103,4 +103,4 @@ def sign_deviation(mean: Array, nonzero: Array) -> Array:
 def _symmetric_sqrt(covariance: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """The symmetric square root of a covariance; eigenvalues that rounding has made negative count as 0."""
     values, vectors = jnp.linalg.eigh(covariance)
-    return matmul(vectors * jnp.sqrt(jnp.maximum(values, 0)), vectors.T)
+    return matmul(vectors * jnp.sqrt(jnp.maximum(values, 0))[None], vectors.T)

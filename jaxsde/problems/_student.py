@@ -40,10 +40,8 @@ class StudentT(AbstractScaleFamily):
     _closed: int | None = eqx.field(static=True)
 
     def __init__(self, df: ArrayLike, scale: PyTree[ArrayLike]):
-        _checks.number("df", df, low=0.0)
+        _checks.scalar("df", df, low=0.0)
         self.df = jnp.asarray(df) if hasattr(df, "dtype") else jnp.asarray(float(df))  # type: ignore[arg-type]
-        if self.df.ndim:
-            raise ValueError(f"df must be one number, got shape {self.df.shape}")
         self.scale = as_scale(scale, "scale")
         # The t-CDF is elementary for these; for others it takes an incomplete beta function, far slower.
         elementary = _checks.is_concrete(df) and float(self.df) in _ELEMENTARY

@@ -42,16 +42,23 @@ def resume_blocks(
 def _loop(
     period: int, renewed: Any, keep: Any, step: Step, state: Any, block: Any, start: Array, stop: Array
 ) -> tuple[Any, Any]:
+    # Where JAX compiles nothing, it counts by Python's numbers.
+    number = lambda n: jnp.asarray(n, jnp.result_type(start))
     if period == 1:
         zero = jnp.zeros((), jnp.int32)
-        return jax.lax.fori_loop(start, stop, lambda n, state: step(state, n, renewed(n, block), zero), state), block
+
+        def one_step(n: Any, state: Any) -> Any:
+            return step(state, number(n), renewed(number(n), block), zero)
+
+        return jax.lax.fori_loop(start, stop, one_step, state), block
 
     def one_block(carry: tuple[Array, Any, Any]) -> tuple[Array, Any, Any]:
         n, state, block = carry
         end = n + jnp.minimum(stop - n, period - n % period)  # the block's own end may be beyond the largest int32
         drawn = renewed(n, block)
+        place = lambda i: jax.lax.rem(i, np.int32(period))
         # The block is fixed within it: the inner loop carries nothing but the state.
-        state = jax.lax.fori_loop(n, end, lambda i, s: step(s, i, drawn, jax.lax.rem(i, np.int32(period))), state)
+        state = jax.lax.fori_loop(n, end, lambda i, s: step(s, number(i), drawn, place(number(i))), state)
         return end, state, keep(drawn)
 
     return jax.lax.while_loop(lambda carry: carry[0] < stop, one_block, (start, state, block))[1:]

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _random
+from .._promotion import usual_promotion
 from .._traced import AbstractFunctionHolder, with_traced
 from ..problems import Problem
 from ._blocks import run_blocks
@@ -71,9 +72,10 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
 
     def apply(self, state: ChainState, gradient: PyTree) -> ChainState:
         """One optimizer step with the stochastic gradient `gradient`."""
-        transform = optax.with_extra_args_support(self.make_transform())
-        updates, transform_state = transform.update(gradient, state.transform, state.x, grad=gradient)
-        return ChainState(optax.apply_updates(state.x, updates), transform_state)
+        with usual_promotion():
+            transform = optax.with_extra_args_support(self.make_transform())
+            updates, transform_state = transform.update(gradient, state.transform, state.x, grad=gradient)
+            return ChainState(optax.apply_updates(state.x, updates), transform_state)
 
     def position(self, state: ChainState) -> PyTree:
         return state.x

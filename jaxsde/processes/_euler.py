@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .. import _checks, _threefry
+from .. import _checks, _random, _threefry
 from ._increments import AbstractIncrements, TwoPointIncrements, empty_block, renewed
 
 _LAST_INDEX = 2**31 - 1
@@ -29,7 +29,7 @@ class IndexedEuler(diffrax.AbstractItoSolver):
       on from the negative ones then.
     - `noise_like`: picks, from the state, a pytree shaped like the noise; by default the state's `x`, or else the state.
 
-    **Raises:** `TypeError` for a `first` that is not a whole number, `ValueError` for one out of range.
+    **Raises:** `ValueError` or `TypeError` unless `step` is a positive number, `key` a key, and `first` a whole number in range.
 
     Use with `sde.term`, or any `diffrax.MultiTerm(drift term, diffusion term)`, whose path is not asked.
 
@@ -57,8 +57,9 @@ class IndexedEuler(diffrax.AbstractItoSolver):
         first: Any = 0,
         noise_like: Callable[[Any], PyTree] | None = None,
     ):
-        self.step_size = jnp.asarray(step)
-        self.key = key
+        _checks.scalar("step", step, low=0.0)
+        self.step_size = jnp.asarray(_checks.whole_as_float(step))
+        self.key = _random.typed_key(key)
         self.increments = TwoPointIncrements() if increments is None else increments
         self.first = _as_index(first)
         self.noise_like = _parameters_of if noise_like is None else noise_like

@@ -90,7 +90,7 @@ class LinearNoiseApproximation(eqx.Module):
             return carry, (carry[0], congruence(of_position, carry[1]))
 
         start = vector, jnp.zeros((vector.shape[0],) * 2, vector.dtype)
-        means, covariances = jax.lax.scan(record, start, jnp.arange(records))[1]
+        means, covariances = jax.lax.scan(record, start, jnp.arange(records, dtype=jnp.int32))[1]
         return LinearNoiseLaw(jax.vmap(lambda v: self.sde.position(unravel(v)))(means), covariances)
 
     def _from_start(self, now: Instant, rest: PyTree, moved: PyTree) -> PyTree:

@@ -85,7 +85,9 @@ class SDE(eqx.Module):
         **Raises:** `ValueError` for an unknown name of increments, and for substeps beyond an int32.
         """
         group = group_size(substeps)
-        increments = as_increments(increments or ("two-point" if moments_only else "gaussian"))
+        if increments is None:
+            increments = "two-point" if moments_only else "gaussian"
+        increments = as_increments(increments)
         h = self.learning_rate / substeps
         return DiscretisedSDE(self, increments, h, jnp.asarray(substeps, jnp.int32), jnp.asarray(group, jnp.int32))
 

@@ -8,6 +8,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+from .._promotion import usual_promotion
 from .._traced import TracedFunction, is_lasting, traced, with_traced
 
 
@@ -39,10 +40,11 @@ def traced_transform(
     make_transform = with_traced(make_transform, params)
     if is_lasting(make_transform):
         return make_transform
-    transform = optax.with_extra_args_support(make_transform())
-    state = jax.eval_shape(transform.init, params)
-    update = lambda gradient, state, params: transform.update(gradient, state, params, grad=gradient)
-    start, step = traced(transform.init, params), traced(update, params, state, params)
+    with usual_promotion():
+        transform = optax.with_extra_args_support(make_transform())
+        state = jax.eval_shape(transform.init, params)
+        update = lambda gradient, state, params: transform.update(gradient, state, params, grad=gradient)
+        start, step = traced(transform.init, params), traced(update, params, state, params)
     if isinstance(start, TracedFunction) and isinstance(step, TracedFunction):
         return _TracedTransform(start, step)
     return make_transform

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import _checks
 from .._linalg import matmul
+from .._missing import missing_allowed
 from .._moments import merge_moments
 
 
@@ -97,15 +98,22 @@ class Moments(AbstractReducer):
         count = jnp.sum(keep, dtype=jnp.int32)
         weight = 1 / jnp.maximum(count, 1).astype(values.dtype)
         kept = keep[:, None]
-        mean = weight * jnp.sum(jnp.where(kept, values, 0), axis=0)
-        deviations = jnp.where(kept, values - mean, 0)
-        return self.merge(stats, _MomentSums(count, mean, self._sum_of_products(deviations)))
+        sums = self._about(weight * jnp.sum(jnp.where(kept, values, 0), axis=0), count, values, kept)
+        # The sum of large numbers may be infinite where their mean is not.
+        shares = lambda: self._about(jnp.sum(jnp.where(kept, weight * values, 0), axis=0), count, values, kept)
+        return self.merge(stats, jax.lax.cond(jnp.all(jnp.isfinite(sums.mean)), lambda: sums, shares))
+
+    def _about(self, mean: Array, count: Array, values: Array, kept: Array) -> _MomentSums:
+        """The sums of those values that are kept about their mean."""
+        deviations = jnp.where(kept, values - mean[None], 0)
+        return _MomentSums(count, mean, self._sum_of_products(deviations))
 
     def merge(self, a: _MomentSums, b: _MomentSums) -> _MomentSums:
         return _MomentSums(a.count + b.count, *merge_moments(*a, *b))
 
     def result(self, stats: _MomentSums, ts: Float[Array, " n"], shape: PyTree, seeds: int) -> "MomentStatistics":
-        mean = jnp.where(stats.count[..., None] > 0, stats.mean, jnp.nan)
+        with missing_allowed():
+            mean = jnp.where(stats.count[..., None] > 0, stats.mean, jnp.nan)
         return MomentStatistics(ts, stats.count, mean, stats.deviations, shape)
 
     def _sum_of_products(self, deviations: Array) -> Array:
@@ -133,26 +141,34 @@ class MomentStatistics(eqx.Module):
     @property
     def mean(self) -> PyTree:
         """The mean over seeds."""
-        return unravel(self._mean, self._shape)
+        with missing_allowed():
+            return unravel(self._mean, self._shape)
 
     @property
     def variance(self) -> PyTree:
         """The unbiased variance over seeds."""
-        return unravel(self._flat_variance, self._shape)
+        with missing_allowed():
+            return unravel(self._flat_variance, self._shape)
 
     @property
     def stderr(self) -> PyTree:
         """The standard error of the mean: that of sampling and one rounding, as the mean has no more digits."""
-        sampling = jnp.sqrt(self._flat_variance / self.count[..., None])
+        with missing_allowed():
+            return unravel(self._flat_stderr, self._shape)
+
+    @property
+    def _flat_stderr(self) -> Array:
+        sampling = jnp.sqrt(self._flat_variance / self.count[..., None].astype(self._mean.dtype))
         rounding = jnp.finfo(self._mean.dtype).eps * jnp.abs(self._mean)
-        return unravel(jnp.hypot(sampling, rounding), self._shape)
+        return jnp.hypot(sampling, rounding)
 
     @property
     def covariance(self) -> Float[Array, "*groups n k k"]:
         """The unbiased covariance matrix over the raveled coordinates; kept by `Moments(covariance=True)` only."""
         if self._deviations.ndim == self._mean.ndim:
             raise ValueError("the covariance was not kept: simulate with reduce=jaxsde.Moments(covariance=True)")
-        return self._deviations / self._degrees[..., None]
+        with missing_allowed():
+            return self._deviations / self._degrees[..., None]
 
     @property
     def _flat_variance(self) -> Array:
@@ -164,7 +180,8 @@ class MomentStatistics(eqx.Module):
     @property
     def _degrees(self) -> Array:
         """The degrees of freedom of variances, with an axis for coordinates; nan where there are none."""
-        return jnp.where(self.count > 1, self.count - 1, jnp.nan)[..., None]
+        degrees = (self.count - 1).astype(self._mean.dtype)
+        return jnp.where(self.count > 1, degrees, jnp.nan)[..., None]
 
 
 class Samples(AbstractReducer):

@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from .. import _checks, _random
 from .._progress import progress_bar
 from .._traced import shape_of, traced, with_traced
-from .._tree import cast, is_sampler
+from .._tree import cast, drawn, is_sampler
 from .._typing import Key
 from ..processes import SDE, AbstractIncrements, AbstractProcess
 from . import _devices, _run, _together
@@ -118,10 +118,11 @@ def simulate(
         )
     if observe is not None:
         observe = _checks.functions("observe", observe)
+    _checks.instance("progress", progress, (bool, np.bool_), "True or False")
 
     asked = Asked(process, x0, key, observe, reduce, steps, every, substeps)
     key = _random.stream_key(key)
-    example = x0(_random.start_key(_random.seed_key(key, jnp.asarray(0)))) if is_sampler(x0) else x0
+    example = drawn(x0, _random.start_key(_random.seed_key(key, jnp.asarray(0))))
     example = process.problem.validate(example)
     dtype = jnp.result_type(*jax.tree.leaves(example))
     process = with_traced(cast(process, dtype), example)
@@ -174,7 +175,7 @@ def _ensemble(
     total: _run.Record, reduce: Any, shapes: dict[str, Any], process: Any, steps: int, every: int, seeds: int
 ) -> Ensemble:
     recorded = every * jnp.arange(steps // every + 1)
-    ts = recorded * process.learning_rate
+    ts = recorded.astype(process.learning_rate.dtype) * process.learning_rate
     # Many chunks were merged in float64.
     narrow = lambda leaf: jnp.asarray(leaf, ts.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.asarray(leaf)
     total = jax.tree.map(narrow, total)
@@ -207,7 +208,10 @@ def _check_times(learning_rate: Any, steps: int, every: int, substeps: int, dtyp
 
 
 def _observed_shape(name: str, function: Any, example: PyTree) -> PyTree:
-    shape = shape_of(function, example)
+    try:
+        shape = shape_of(function, example)
+    except Exception as error:  # whatever goes wrong in a user's function
+        raise ValueError(f"observe[{name!r}] cannot be evaluated at the parameters: {type(error).__name__}: {error}") from error
     if not jax.tree.leaves(shape):
         raise ValueError(f"observe[{name!r}] must return an array or a pytree of arrays, got {shape!r}")
     for leaf in jax.tree.leaves(shape):

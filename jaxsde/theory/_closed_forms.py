@@ -41,7 +41,7 @@ def lemma_3_7(x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate
     >>> round(lemma_3_7([0.0], [1.0], [1.0], 0.01, [100.0]).variance.item(), 7)
     0.0062417
     """
-    x0, lam, sigma, eta, t = _checked(x0, hessian, scale, learning_rate, ts)
+    x0, lam, sigma, eta, t = _checked_rows(x0, hessian, scale, learning_rate, ts)
     a, b = SIGN_SLOPE * lam / sigma, eta / np.pi * lam**2 / sigma**2
     m, mean = jnp.exp(-2 * (a + b) * t), jnp.exp(-a * t)
     return DiagonalLaw(mean * x0, (m - mean**2) * x0**2 + eta / (2 * (a + b)) * (1 - m))
@@ -60,7 +60,7 @@ def lemma_3_8(x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate
     >>> round(lemma_3_8([0.0], [1.0], [1.0], 0.01, [100.0]).variance.item(), 6)
     0.005
     """
-    x0, lam, sigma, eta, t = _checked(x0, hessian, scale, learning_rate, ts)
+    x0, lam, sigma, eta, t = _checked_rows(x0, hessian, scale, learning_rate, ts)
     return DiagonalLaw(jnp.exp(-lam * t) * x0, -eta / 2 * sigma**2 / lam * jnp.expm1(-2 * lam * t))
 
 
@@ -119,7 +119,7 @@ def rmspropw_transient(
     >>> rmspropw_transient([1.0], [1.0], [1.0], 0.5, 1.0, [0.0]).mean.tolist()
     [[1.0]]
     """
-    x0, lam, sigma, eta, t = _checked(x0, hessian, scale, learning_rate, ts)
+    x0, lam, sigma, eta, t = _checked_rows(x0, hessian, scale, learning_rate, ts)
     rate = lam / sigma + _checked_decay(weight_decay)
     return DiagonalLaw(jnp.exp(-rate * t) * x0, -eta / 2 / rate * jnp.expm1(-2 * rate * t))
 
@@ -180,6 +180,14 @@ def stationary_loss_sgdw(
     return eta / 4 * jnp.sum(lam * sigma**2 / (lam + theta))
 
 
+def _checked_rows(
+    x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike, ts: ArrayLike
+) -> tuple[Array, Array, Array, Array, Array]:
+    """As `_checked`, with the vectors as rows beside the column of times."""
+    x0, lam, sigma, eta, t = _checked(x0, hessian, scale, learning_rate, ts)
+    return x0[None], lam[None], sigma[None] if sigma.ndim else sigma, eta, t
+
+
 def _checked(
     x0: ArrayLike, hessian: ArrayLike, scale: ArrayLike, learning_rate: ArrayLike, ts: ArrayLike
 ) -> tuple[Array, Array, Array, Array, Array]:
@@ -188,7 +196,7 @@ def _checked(
     _checks.number("hessian", lam, low=0.0)
     _checks.number("x0", x0)
     _checks.number("ts", ts, low=0.0, closed="low")
-    x0, ts = jnp.asarray(x0), jnp.asarray(ts)
+    x0, ts = (jnp.asarray(_checks.whole_as_float(a)) for a in (x0, ts))
     if x0.shape != lam.shape:
         raise ValueError(f"x0 must have shape {lam.shape} like hessian, got {x0.shape}")
     if ts.ndim != 1:
@@ -202,7 +210,7 @@ def _checked_limit(
     _checks.number("hessian", hessian, low=0.0, closed="low")
     _checks.number("scale", scale, low=0.0)
     _checks.scalar("learning_rate", learning_rate, low=0.0)
-    lam, sigma, eta = jnp.asarray(hessian), jnp.asarray(scale), jnp.asarray(learning_rate)
+    lam, sigma, eta = (jnp.asarray(_checks.whole_as_float(a)) for a in (hessian, scale, learning_rate))
     if lam.ndim != 1:
         raise ValueError(f"hessian must be a vector, the diagonal of the Hessian, got shape {lam.shape}")
     if sigma.shape not in ((), lam.shape):
@@ -212,4 +220,4 @@ def _checked_limit(
 
 def _checked_decay(weight_decay: ArrayLike) -> Array:
     _checks.scalar("weight_decay", weight_decay, low=0.0, closed="low")
-    return jnp.asarray(weight_decay)
+    return jnp.asarray(_checks.whole_as_float(weight_decay))

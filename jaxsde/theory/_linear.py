@@ -26,7 +26,7 @@ class LinearSystem(NamedTuple):
         """Mean and covariance at time `t` from the point `z0`."""
         scaled = jnp.maximum(jnp.linalg.norm(self.matrix, 1) * t, 1e-30)
         doublings = jnp.clip(jnp.ceil(jnp.log2(scaled)), 0, _DOUBLINGS).astype(jnp.int32)
-        return self._at(z0, t / 2.0**doublings, doublings)
+        return self._at(z0, t / 2.0 ** doublings.astype(t.dtype), doublings)
 
     def stationary(self) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
         """Mean and covariance of the stationary law, which exists where `check_stable` passes."""

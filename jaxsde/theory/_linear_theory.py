@@ -105,4 +105,7 @@ def joined(moments: tuple[Array, Array], d: int) -> tuple[Array, Array]:
     if mean.shape[-2] == 1:
         return mean[..., 0, :], covariance[..., 0, :, :]
     variance = covariance[..., 0, 0]
-    return mean[..., 0], variance[..., :, None] * jnp.eye(variance.shape[-1], dtype=variance.dtype)
+    count = variance.shape[-1]
+    return mean[..., 0], variance[..., :, None] * jnp.broadcast_to(
+        jnp.eye(count, dtype=variance.dtype), (*variance.shape, count)
+    )

@@ -91,6 +91,7 @@ def phase_2_drift_bounds(problem: Problem, x: PyTree, *, published: bool = False
 
 def _normalised(problem: Problem, x: PyTree) -> PyTree:
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
+    x = problem.validate(x)
     if type(problem.noise) is not Gaussian:
         raise ValueError(f"the phases are those of Gaussian noise, got {type(problem.noise).__name__}")
     # Without noise signal dominates, unless there is none either.

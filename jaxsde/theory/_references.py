@@ -197,6 +197,7 @@ def _each(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _like(problem: Problem) -> Array:
     """Zeros shaped like the parameters of a problem in one dimension."""
+    _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     for shape in ((1,), ()):
         try:
             return problem.validate(jnp.zeros(shape))
@@ -224,7 +225,7 @@ def _at_start(sde: SDE, like: Array, x: Array) -> tuple[Array, Array]:
 
 def _coefficients(sde: SDE, like: Array, step: Array, x: Array) -> tuple[Array, Array]:
     """Drift and half the squared diffusion at an optimizer step."""
-    now = Instant(step * sde.learning_rate, step)
+    now = Instant(step.astype(sde.learning_rate.dtype) * sde.learning_rate, step)
     drift, diffusion = sde.fields(now, jnp.broadcast_to(x.astype(like.dtype), like.shape))
     assert diffusion is not None
     return drift.reshape(()), 0.5 * diffusion(jnp.ones_like(like)).reshape(()) ** 2

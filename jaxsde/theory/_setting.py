@@ -51,7 +51,7 @@ class Setting(NamedTuple):
 
     def loss(self, mean: Float[Array, "*n d"], covariance: Float[Array, "*n d d"]) -> Float[Array, "*n"]:
         """The expected loss above its minimum under a law with these moments."""
-        offset = mean - self.minimum
+        offset = mean - jnp.broadcast_to(self.minimum, mean.shape)
         second = covariance + offset[..., :, None] * offset[..., None, :]
         return 0.5 * einsum("ij,...ij->...", self.dense_hessian, second)
 
@@ -102,7 +102,7 @@ def setting_at_reference(optimizer: AbstractOptimizer, problem: Problem, *, need
 def as_start(x0: ArrayLike, s: Setting) -> Float[Array, " d"]:
     """`x0` as a vector of the setting."""
     _checks.number("x0", x0)
-    x0 = jnp.asarray(x0, s.hessian.dtype)
+    x0 = jnp.asarray(_checks.whole_as_float(x0), s.hessian.dtype)
     if x0.shape != s.minimum.shape:
         raise ValueError(f"x0 must have shape {s.minimum.shape} like the Hessian, got {x0.shape}")
     return x0
@@ -111,7 +111,7 @@ def as_start(x0: ArrayLike, s: Setting) -> Float[Array, " d"]:
 def as_times(ts: ArrayLike, s: Setting) -> Float[Array, " n"]:
     """`ts` as a vector of times, in any order."""
     _checks.number("ts", ts, low=0.0, closed="low")
-    ts = jnp.asarray(ts, s.hessian.dtype)
+    ts = jnp.asarray(_checks.whole_as_float(ts), s.hessian.dtype)
     if ts.ndim != 1:
         raise ValueError(f"ts must be a vector of times, got shape {ts.shape}")
     return ts

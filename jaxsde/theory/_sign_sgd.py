@@ -174,13 +174,13 @@ def _with_power(responses: Any, drift: Any) -> Any:
 
 
 def _decoupled(s: Setting, a: Array, x0: Array, ts: Array) -> tuple[Array, Array]:
-    t, offset = ts[:, None], x0 - s.minimum
+    t, a, offset = ts[:, None], a[None], (x0 - s.minimum)[None]
     # Written by the growth (e^y - 1) / y, so that flat directions (a = 0) have their limit, eta t.
     exponent = -(2 * a + s.rate * a * a) * t
     growth = jnp.where(exponent == 0, 1.0, jnp.expm1(exponent) / jnp.where(exponent == 0, 1.0, exponent))
     mean = jnp.exp(-a * t) * offset
     second = jnp.exp(exponent) * offset**2 + s.rate * t * growth
-    return mean + s.minimum, jax.vmap(jnp.diag)(second - mean**2)
+    return mean + s.minimum[None], jax.vmap(jnp.diag)(second - mean**2)
 
 
 @jax.jit

@@ -38,7 +38,7 @@ def _mean_loss(example_loss):
         (lambda: js.Laplace(None), ValueError, "scale must be .* got None"),
         (lambda: js.Uniform(1j * np.ones(2)), TypeError, "scale must hold real numbers"),
         (lambda: js.StudentT(2.0, 1j), TypeError, "scale must hold real numbers"),
-        (lambda: js.StudentT("a", 1.0), TypeError, "df must be a number .* got 'a'"),
+        (lambda: js.StudentT("a", 1.0), TypeError, "df must be one number, got 'a'"),
         (lambda: js.AlphaStable(1.5, "x"), TypeError, "scale must be .* got 'x'"),
         (lambda: js.AlphaStable(1j, 1.0), TypeError, "alpha must be a number .* got 1j"),
         (lambda: js.EmbeddedSaddle("x"), TypeError, "hessian must be .* got 'x'"),
