@@ -29,7 +29,7 @@ class IndexedEuler(diffrax.AbstractItoSolver):
       on from the negative ones then.
     - `noise_like`: picks, from the state, a pytree shaped like the noise; by default the state's `x`, or else the state.
 
-    **Raises:** `ValueError` or `TypeError` unless `step` is a positive number, `key` a key, and `first` a whole number in range.
+    **Raises:** `ValueError` or `TypeError` unless `step` is a positive number, `key` a key and `first` a whole number in range.
 
     Use with `sde.term`, or any `diffrax.MultiTerm(drift term, diffusion term)`, whose path is not asked.
 

@@ -292,18 +292,18 @@ class DiscretisedSDE(AbstractDrivenProcess):
         """Moves `moved` by `step(moved, now, dW)` over the solver's steps from optimizer step `start` to `stop`."""
         start_steps, substeps = self.sde.start_steps, self.substeps
         start = jnp.maximum(start, start_steps) if start_steps else start
-        like, scale = self.sde.noise_shaped(state.y), jnp.sqrt(self.h)
+        h, rate, like = self.h, self.learning_rate, self.sde.noise_shaped(state.y)
 
         def in_group(carry: tuple[Any, PyTree], number: Array, begin: Array, end: Array) -> tuple[Any, PyTree]:
             origin = number * self.group
 
             def taken(moved: Any, n: Array, dw: PyTree) -> Any:
-                now = Instant(origin * self.learning_rate + n * self.h, origin + n // substeps)
-                return step(moved, now, dw)
+                t = origin.astype(rate.dtype) * rate + n.astype(h.dtype) * h
+                return step(moved, Instant(t, origin + n // substeps), dw)
 
             mine = _threefry.part_key(key, number)
             first = jnp.maximum(start_steps - origin, 0) * substeps  # that of a later group is drawn anyway
-            return drive(self.increments, taken, *carry, mine, begin * substeps, end * substeps, first, scale, like)
+            return drive(self.increments, taken, *carry, mine, begin * substeps, end * substeps, first, jnp.sqrt(h), like)
 
         return over_groups(self.group, in_group, (moved, state.block), start, stop)
 
