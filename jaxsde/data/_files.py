@@ -5,7 +5,7 @@ import gzip
 import math
 import pathlib
 import zlib
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def read_idx(path: pathlib.Path, axes: int) -> np.ndarray:
         raise ValueError(f"{path} is not a whole gzip file: {error}") from None
 
 
-def _read_idx(path: pathlib.Path, file: IO[Any], axes: int) -> np.ndarray:
+def _read_idx(path: pathlib.Path, file: Any, axes: int) -> np.ndarray:
     head = _read(file, 4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] != _UNSIGNED_BYTE:
         raise ValueError(f"{path} is not an IDX file of unsigned bytes")
@@ -51,7 +51,7 @@ def _read_idx(path: pathlib.Path, file: IO[Any], axes: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _read(file: IO[Any], most: int) -> bytearray:
+def _read(file: Any, most: int) -> bytearray:
     """So many bytes, or fewer where the file ends."""
     content = bytearray()
     while len(content) < most:

@@ -98,15 +98,11 @@ class Moments(AbstractReducer):
         count = jnp.sum(keep, dtype=jnp.int32)
         weight = 1 / jnp.maximum(count, 1).astype(values.dtype)
         kept = keep[:, None]
-        sums = self._about(weight * jnp.sum(jnp.where(kept, values, 0), axis=0), count, values, kept)
+        total = jnp.sum(jnp.where(kept, values, 0), axis=0)
         # The sum of large numbers may be infinite where their mean is not.
-        shares = lambda: self._about(jnp.sum(jnp.where(kept, weight * values, 0), axis=0), count, values, kept)
-        return self.merge(stats, jax.lax.cond(jnp.all(jnp.isfinite(sums.mean)), lambda: sums, shares))
-
-    def _about(self, mean: Array, count: Array, values: Array, kept: Array) -> _MomentSums:
-        """The sums of those values that are kept about their mean."""
+        mean = jnp.where(jnp.isfinite(total), weight * total, jnp.sum(jnp.where(kept, weight * values, 0), axis=0))
         deviations = jnp.where(kept, values - mean[None], 0)
-        return _MomentSums(count, mean, self._sum_of_products(deviations))
+        return self.merge(stats, _MomentSums(count, mean, self._sum_of_products(deviations)))
 
     def merge(self, a: _MomentSums, b: _MomentSums) -> _MomentSums:
         return _MomentSums(a.count + b.count, *merge_moments(*a, *b))
