@@ -62,7 +62,7 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
         def step(states: Any, n: Array, draw: Any) -> Any:
             state, other = states
             gradient = self.problem.stochastic_gradient(state.x, draw)
-            return self.apply(state, gradient), move(other, Instant(n * self.h, n), (state.x, gradient))
+            return self.apply(state, gradient), move(other, Instant(n.astype(self.h.dtype) * self.h, n), (state.x, gradient))
 
         return self._drive(step, (state, other), start, stop, key)
 

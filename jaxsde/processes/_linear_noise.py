@@ -81,7 +81,7 @@ class LinearNoiseApproximation(eqx.Module):
             moved = noiseless(mean), congruence(flow, covariance) + h * matmul(spread, spread.T)
             j = j + 1
             ends = j == self.substeps
-            return k + ends, jnp.where(ends, 0, j), *self._from_start(now, (mean, covariance), moved)
+            return k + ends.astype(k.dtype), jnp.where(ends, 0, j), *self._from_start(now, (mean, covariance), moved)
 
         def record(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
             begin, end = (i - 1) * every, jnp.where(i == 0, -every, jnp.minimum(i * every, stop))
