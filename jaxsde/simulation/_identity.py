@@ -1,6 +1,7 @@
 """What a run's numbers depend on, in words that can be compared: two runs with the same words have the same numbers."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import re
@@ -18,6 +19,7 @@ from . import _devices
 _VERSIONS = "jaxsde", "jax", "jaxlib", "optax", "diffrax", "equinox"
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _FEW = 4  # numbers that are written out
+_LONGEST_PATH = 1000
 
 
 def identity(**parts: Any) -> dict[str, str]:
@@ -41,7 +43,9 @@ def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
 
 
 def _described(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, TracedFunction):
+    if len(path) > _LONGEST_PATH:  # a function that closes over itself
+        yield path, type(value).__qualname__
+    elif isinstance(value, TracedFunction):
         yield f"{path} (what it computes)", _digest(_ADDRESS.sub("", repr(value.program.key)).encode())
         yield from _described(f"{path} (what it closes over)", value.constants)
     elif isinstance(value, eqx.Module):
@@ -60,8 +64,13 @@ def _described(path: str, value: Any) -> Iterator[tuple[str, str]]:
         yield path, f"{type(value).__name__} of {len(value)}"
         for number, part in enumerate(value):
             yield from _described(f"{path}[{number}]", part)
-    elif isinstance(value, types.FunctionType):
-        yield path, f"{value.__module__}.{value.__qualname__} {_digest(value.__code__.co_code)}"
+    elif isinstance(value, types.FunctionType):  # one that could not be traced, or one of a package
+        code = value.__code__
+        yield path, f"{value.__module__}.{value.__qualname__} {_digest(code.co_code + repr(code.co_names).encode())}"
+        for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=True):
+            yield from _described(f"{path}.{name}", cell.cell_contents)
+    elif isinstance(value, functools.partial):
+        yield from _described(path, (value.func, value.args, value.keywords))
     else:
         yield path, _ADDRESS.sub("", repr(value))
 

@@ -190,6 +190,20 @@ def test_the_same_computation_written_anew_is_the_same_run(tmp_path):
     same(run(make(), checkpoint=tmp_path), run(make(), checkpoint=tmp_path))
 
 
+def test_a_function_that_cannot_be_traced_is_known_by_its_code_and_what_it_closes_over(tmp_path):
+    def chain(factor):
+        def loss(x):
+            jax.debug.callback(lambda _: None, x[0])
+            return factor * jnp.sum(x**2)
+
+        return js.SGD(0.1).chain(js.Problem(loss, js.Gaussian(0.5)))
+
+    run(chain(1.0), checkpoint=tmp_path, observe={"x": lambda x: x})
+    run(chain(1.0), checkpoint=tmp_path, observe={"x": lambda x: x})
+    with pytest.raises(ValueError, match="factor was 1.0 and is 2.0"):
+        run(chain(2.0), checkpoint=tmp_path, observe={"x": lambda x: x})
+
+
 DAMAGE = {
     "truncated": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
