@@ -14,6 +14,7 @@ import jaxsde as js
 
 
 @pytest.mark.parametrize("opt", WITH_THEORY, ids=lambda opt: type(opt).__name__)
+@pytest.mark.sweep
 def test_the_sde_follows_the_optimizer_and_theory_the_stationary_law(opt):
     # The SDE's own error is of the order of the learning rate: at most 3 % for these quantities at 0.01.
     result = js.compare(opt, PROBLEM, jnp.ones(2), steps=1200, seeds=10_000, substeps=8, key=jax.random.key(1))
@@ -110,6 +111,7 @@ def test_stationary_rows_are_over_even_and_odd_steps(every):
 
 
 @pytest.mark.parametrize(("steps", "every"), [(1009, None), (1009, 1009), (1500, 1500), (4099, None)])
+@pytest.mark.sweep
 def test_the_start_is_no_part_of_the_stationary_law(steps, every):
     """Whatever divisors the number of steps has, and whatever is recorded of them for the user."""
     problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))

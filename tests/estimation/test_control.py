@@ -39,6 +39,7 @@ def test_sgd_needs_hardly_any_seeds():
 
 
 @pytest.mark.parametrize("kind", ["chain", "sde"])
+@pytest.mark.sweep
 def test_estimates_are_unbiased_where_the_tangent_is_far_off(kind):
     # Starts and minima far from quadratic: the linear noise approximation is a poor companion, but its mean stays exact.
     problem = js.Problem(js.EmbeddedSaddle(), js.Gaussian(0.3))
@@ -150,6 +151,7 @@ def test_sign_sgds_control_is_unbiased_for_every_law(law):
     [("sgd", law) for law in ("gaussian", "uniform", "laplace", "student-6", "stable-2")]
     + [("rmsprop", "gaussian"), ("rmsprop", "uniform"), ("adamw", "gaussian")],
 )
+@pytest.mark.sweep
 def test_controls_of_methods_with_a_variance_are_unbiased(kind, law):
     """Against plain means over many more seeds of their own, from a start far enough for the noise to vary in weight."""
     noise = LAWS[law]

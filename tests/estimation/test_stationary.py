@@ -70,6 +70,7 @@ def test_four_digits_of_sign_sgd_from_20_000_seeds():
     assert abs(law.covariance[0, 0] - exact) < 5 * law.stderr.covariance[0, 0] + 2e-5 * exact
 
 
+@pytest.mark.sweep
 def test_standard_errors_are_right():
     # Over independent keys the estimates scatter as their standard errors say.
     problem, opt = js.Problem(js.EmbeddedSaddle([1.0], quartic=1.0), js.Gaussian(1.0)), js.SGD(0.1)
@@ -82,6 +83,7 @@ def test_standard_errors_are_right():
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3])
+@pytest.mark.sweep
 def test_sign_sgds_law_is_the_mean_over_even_and_odd_steps(sigma):
     """Of a lattice walk from 0 in steps that noise hardly exceeds; at even steps alone the first is 4 times too narrow."""
     problem, opt = js.Problem(js.Quadratic([1.0]), js.Gaussian(sigma)), js.SignSGD(0.2)

@@ -23,6 +23,7 @@ def _moments(eta, t, x0, h, second_order=False):
 
 
 @pytest.mark.parametrize("model", ["compagnoni", "second-order"])
+@pytest.mark.sweep
 def test_the_errors_of_sgd_are_the_exact_ones(model):
     functions = {"x": lambda x: x[0], "xx": lambda x: x[0] ** 2}
     run = js.weak_error(
@@ -55,6 +56,7 @@ def test_the_ode_has_order_one_as_well_and_a_larger_constant():
     assert np.all(np.abs(error.ode) > 5 * np.abs(error.modelling))
 
 
+@pytest.mark.sweep
 def test_rmsprops_order_is_sharp():
     opt = js.RMSprop(0.1, 0.9, initial_scale=1.0)
     run = js.weak_error(

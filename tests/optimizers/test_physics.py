@@ -60,6 +60,7 @@ def test_references_for_sign_sgd():
 
 # The relative bias of Euler is about a eta / (2 substeps), a = sqrt(2 / pi) h / sigma: 0.5 % for the first with 8.
 @pytest.mark.parametrize(("h", "sigma", "eta", "substeps"), [(1.0, 1.0, 0.1, 32), (2.0, 0.5, 0.02, 16), (1.0, 2.0, 0.05, 8)])
+@pytest.mark.sweep
 def test_sign_sgd_stationary_variance(h, sigma, eta, substeps):
     problem, opt, seeds = _quadratic(h, sigma), js.SignSGD(eta), 300_000
     steps = int(5 / (np.sqrt(2 / np.pi) * h / sigma) / eta)
@@ -142,6 +143,7 @@ def _adamw_variance(rho, decay, eta, ahead):
     return scipy.linalg.solve_continuous_lyapunov(a, -np.outer(b, b))[0, 0]
 
 
+@pytest.mark.sweep
 def test_adamw_with_little_momentum_needs_the_noise_in_x():
     d, seeds, eta, b1 = 50, 4_000, 5e-3, 0.5
     problem = js.Problem(js.Quadratic(jnp.ones(d)), js.Gaussian(1.0))

@@ -143,6 +143,7 @@ def test_sgd_on_mini_batches_has_the_exact_moments(kind):
     ],
     ids=lambda value: type(value).__name__,
 )
+@pytest.mark.sweep
 def test_adaptive_optimizers_and_their_sdes_agree_to_first_order(optimizer, batch_size):
     problem = _problem(200, batch_size)
     run = dict(steps=100, every=50, seeds=4000, key=jax.random.key(0), observe={"loss": problem.loss})
@@ -194,6 +195,7 @@ def test_svag_of_sgd_on_a_quadratic(ell):
     assert abs(run["square"].mean[-1] - second) < 5 * run["square"].stderr[-1]
 
 
+@pytest.mark.sweep
 def test_svag_of_adaptive_methods_tends_to_the_sde_without_the_gradient_in_v():
     """Where the gradient is as large as the noise, the two SDEs of RMSprop differ, and SVAG goes to Malladi's."""
     problem = js.Problem(js.Quadratic([1.0] * 20), js.Gaussian(1.0))

@@ -113,6 +113,7 @@ def test_noise_depends_on_key_seed_and_step_alone(kind):
     assert len(np.unique(whole[-1, :, 0])) == 30
 
 
+@pytest.mark.sweep
 def test_start_steps_are_the_chain_and_what_follows_is_unbiased():
     opt, problem = OPTIMIZERS["adam"], js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
     common = dict(steps=40, seeds=4000, key=jax.random.key(0), every=5)

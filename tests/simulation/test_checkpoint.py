@@ -265,7 +265,7 @@ def test_two_runs_in_one_folder_are_refused(interrupts, tmp_path):
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
-        (dict(checkpoint=3), TypeError, "checkpoint must be a folder's path"),
+        (dict(checkpoint=3), TypeError, "checkpoint"),
         (dict(checkpoint="x", checkpoint_every=0), ValueError, "checkpoint_every must lie in"),
         (dict(checkpoint="x", checkpoint_every="often"), TypeError, "checkpoint_every"),
     ],

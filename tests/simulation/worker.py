@@ -10,13 +10,13 @@ import sys
 
 import jax
 
-case, devices = sys.argv[1], int(sys.argv[2])
-folder = sys.argv[3] if len(sys.argv) > 3 and sys.argv[3] else None
-jax.config.update("jax_num_cpu_devices", devices)
-if len(sys.argv) > 4:
-    port, processes, process = map(int, sys.argv[4:])
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"127.0.0.1:{port}", processes, process, heartbeat_timeout_seconds=30)
+# Before JAX starts; and nothing where this file is imported only, as by a search for tests.
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
+    if len(sys.argv) > 4:
+        port, processes, process = map(int, sys.argv[4:])
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(f"127.0.0.1:{port}", processes, process, heartbeat_timeout_seconds=30)
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -24,6 +24,7 @@ import numpy as np  # noqa: E402
 import jaxsde as js  # noqa: E402
 from jaxsde.simulation import _loop  # noqa: E402
 
+FOLDER = sys.argv[3] if len(sys.argv) > 3 and sys.argv[3] else None
 PROBLEM = js.Problem(js.Quadratic(jnp.arange(1.0, 5.0)), js.Gaussian(0.5))
 ADAM = js.Adam(0.05, b1=0.9, b2=0.99)
 
@@ -33,7 +34,7 @@ def digest(tree):
 
 
 def run(process=None, **more):
-    given = dict(steps=60, seeds=501, every=20, key=jax.random.key(0), chunk=64, checkpoint=folder) | more
+    given = dict(steps=60, seeds=501, every=20, key=jax.random.key(0), chunk=64, checkpoint=FOLDER) | more
     return js.simulate(ADAM.sde(PROBLEM) if process is None else process, jnp.ones(4), **given)
 
 
@@ -82,4 +83,4 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps({"devices": jax.device_count(), "result": CASES[case]()}), flush=True)
+    print(json.dumps({"devices": jax.device_count(), "result": CASES[sys.argv[1]]()}), flush=True)
