@@ -124,7 +124,7 @@ class Checkpoint:
         arrays = {str(i): leaf for i, leaf in enumerate(leaves)}
         arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
         try:
-            write(path, lambda draft: np.savez(draft, allow_pickle=False, **arrays), overwrite=True)
+            write(path, lambda draft: np.savez(draft, **arrays), overwrite=True)
         except OSError as error:
             intact = any((self.folder / name).exists() for name in _NAMES if name != path.name)
             left = "the one before it is intact" if intact else "there is none before it"
