@@ -4,6 +4,7 @@ Philox4x32-10 (salmon2011) is the cheapest generator whose draws depend on the k
 compiled within a program that is split over devices by hand, and JAX 0.8 lacks it. This one gives the same bits.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -23,6 +24,7 @@ _WORD = 32
 Words = tuple[Array, Array, Array, Array]
 
 
+@functools.partial(jax.jit, inline=True)  # outside of a program it would be some two hundred calls
 def hashed(key: tuple[Array, Array], counter: tuple[Array | np.uint32, ...]) -> Words:
     """Philox4x32-10 of arrays of counters of four words."""
     a, b, c, d = jnp.broadcast_arrays(*counter)
