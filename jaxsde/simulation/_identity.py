@@ -25,11 +25,18 @@ _LONGEST_PATH = 1000
 def identity(**parts: Any) -> dict[str, str]:
     """Each part, and each part of a part, by its path: arrays by their values, functions by what they compute."""
     words = {path: text for name, part in parts.items() for path, text in _described(name, part)}
-    words |= {f"the version of {name}": importlib.metadata.version(name) for name in _VERSIONS}
+    words |= {f"the version of {name}": _version(name) for name in _VERSIONS}
     device = jax.devices()[0]
     words["the platform"] = f"{device.platform}, {device.device_kind}"
     words |= {name: str(getattr(jax.config, name)) for name in ("jax_enable_x64", "jax_default_matmul_precision")}
     return words
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # jaxsde itself, run from its sources
+        return "unknown"
 
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
