@@ -123,8 +123,9 @@ class Checkpoint:
         path = self.folder / _NAMES[self._serial % len(_NAMES)]
         arrays = {str(i): leaf for i, leaf in enumerate(leaves)}
         arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        savez: Any = np.savez  # a type checker takes the arrays for its options
         try:
-            write(path, lambda draft: np.savez(draft, **arrays), overwrite=True)
+            write(path, lambda draft: savez(draft, **arrays), overwrite=True)
         except OSError as error:
             intact = any((self.folder / name).exists() for name in _NAMES if name != path.name)
             left = "the one before it is intact" if intact else "there is none before it"
