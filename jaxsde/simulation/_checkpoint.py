@@ -10,7 +10,6 @@ import os
 import pathlib
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,9 +29,6 @@ _NAMES = "checkpoint-0.npz", "checkpoint-1.npz"
 _LOCK = "lock"
 
 _MOST_TOLD = 8  # differences
-
-_DAMAGE = ValueError, KeyError, TypeError, EOFError, IndexError, zipfile.BadZipFile, NotImplementedError
-"""What reading a damaged file may raise."""
 
 
 class Checkpoint:
@@ -139,7 +135,7 @@ class Checkpoint:
             content = path.read_bytes()
             try:
                 found.append((_read(content)[0]["serial"], content))
-            except _DAMAGE as error:
+            except Exception as error:  # a damaged file may break whatever reads it
                 warnings.warn(f"the checkpoint {path} is damaged ({error}): the other one is used", stacklevel=2)
         if paths and not found:
             raise ValueError(f"checkpoint: no checkpoint in {self.folder} can be read; delete the folder to begin anew")

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import re
 import types
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ import numpy as np
 
 from .._traced import TracedFunction
 from . import _devices
+from ._provenance import settings, versions
 
-_VERSIONS = "jaxsde", "jax", "jaxlib", "optax", "diffrax", "equinox"
+_NUMERICS = "jaxsde", "jax", "jaxlib", "optax", "diffrax", "equinox"  # whose versions decide the last digits
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _FEW = 4  # numbers that are written out
 _LONGEST_PATH = 1000
@@ -25,18 +25,10 @@ _LONGEST_PATH = 1000
 def identity(**parts: Any) -> dict[str, str]:
     """Each part, and each part of a part, by its path: arrays by their values, functions by what they compute."""
     words = {path: text for name, part in parts.items() for path, text in _described(name, part)}
-    words |= {f"the version of {name}": _version(name) for name in _VERSIONS}
+    words |= {f"the version of {name}": str(version) for name, version in versions().items() if name in _NUMERICS}
     device = jax.devices()[0]
     words["the platform"] = f"{device.platform}, {device.device_kind}"
-    words |= {name: str(getattr(jax.config, name)) for name in ("jax_enable_x64", "jax_default_matmul_precision")}
-    return words
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # jaxsde itself, run from its sources
-        return "unknown"
+    return words | {name: str(value) for name, value in settings().items()}
 
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:

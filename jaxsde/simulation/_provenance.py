@@ -15,7 +15,6 @@ from ._words import Describer, key_in_words, resolved
 
 _PACKAGES = ("jaxsde", "jax", "jaxlib", "numpy", "optax", "diffrax", "equinox")
 
-# JAX's settings that decide which numbers come out.
 _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable")
 
 
@@ -80,9 +79,9 @@ def with_provenance(ensemble: Any, asked: Asked, process: Any, chunk: int) -> An
         "chunk": chunk,
         "observe": describe(observe),
         "reduce": describe(asked.reduce),
-        "versions": _versions(),
+        "versions": versions(),
         "platform": _platform(ensemble.diverged),
-        "settings": {name: getattr(jax.config, name) for name in _SETTINGS},
+        "settings": settings(),
     }
     return dataclasses.replace(ensemble, _provenance=Provenance(words, ensemble))
 
@@ -101,7 +100,7 @@ def _platform(result: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
     """Of Python and of the packages that a result depends on; None where one is not installed as a package."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -110,3 +109,8 @@ def _versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             versions[package] = None
     return versions
+
+
+def settings() -> dict[str, Any]:
+    """JAX's settings that decide which numbers come out."""
+    return {name: getattr(jax.config, name) for name in _SETTINGS}

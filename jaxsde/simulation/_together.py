@@ -21,6 +21,8 @@ _GONE = (
 )
 
 
+_LARGEST = 2**30
+
 _WAITING: list[int] = []  # signals
 
 
@@ -42,7 +44,9 @@ def from_first(content: bytes) -> bytes:
     if jax.process_count() == 1:
         return content
     with watched():
-        size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(content), np.int32)))
+        parts = np.asarray(divmod(len(content), _LARGEST), np.int32)  # a size may be beyond an int32
+        high, low = map(int, multihost_utils.broadcast_one_to_all(parts))
+        size = high * _LARGEST + low
         text = np.frombuffer(content, np.uint8) if is_first() else np.zeros(size, np.uint8)
         return bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))) if size else b""
 

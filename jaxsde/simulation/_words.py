@@ -88,8 +88,8 @@ class Describer:
         return self._of_class(value, {})
 
     def _chain(self, chain: Chain) -> dict[str, Any]:
-        optimizer = getattr(chain.make_transform, "__self__", None)
-        maker = {"make_transform": self(chain.make_transform)} if optimizer is None else {"optimizer": self(optimizer)}
+        known = chain.optimizer is not None
+        maker = {"optimizer": self(chain.optimizer)} if known else {"make_transform": self(chain.make_transform)}
         return self._of_class(chain, {**maker, "problem": self(chain.problem), "learning_rate": self(chain.learning_rate)})
 
     def _of_class(self, value: Any, parts: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Checkpoints: a run that is cut off anywhere goes on, with the same bits, or says why it cannot."""
 
+import contextlib
 import errno
 import os
 import shutil
 import signal
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from common import ONE_DEVICE
 
 import jaxsde as js
 from jaxsde import _write
-from jaxsde.simulation import _checkpoint, _loop, _together, _work
+from jaxsde.simulation import _checkpoint, _identity, _loop, _provenance, _together, _work
 
 PROBLEM = js.Problem(js.Quadratic(jnp.arange(1.0, 5.0)), js.Gaussian(0.5))
 ADAM = js.Adam(0.05, b1=0.9, b2=0.99)
@@ -177,10 +179,8 @@ def test_another_run_is_refused_by_what_differs(monkeypatch, done, what):
 
 
 def test_another_version_of_the_numerics_is_refused(monkeypatch, done):
-    from jaxsde.simulation import _identity
-
-    version = _identity.importlib.metadata.version
-    monkeypatch.setattr(_identity.importlib.metadata, "version", lambda name: "0.0.1" if name == "jaxlib" else version(name))
+    versions = _provenance.versions() | {"jaxlib": "0.0.1"}
+    monkeypatch.setattr(_identity, "versions", lambda: versions)
     with pytest.raises(ValueError, match=r"the version of jaxlib was .* and is 0\.0\.1"):
         run(checkpoint=done)
 
@@ -224,6 +224,32 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(interrupts, tmp_path,
     with pytest.warns(UserWarning, match="is damaged"):
         again = run(checkpoint=tmp_path)
     same(again, run())
+
+
+def test_no_damage_is_taken_for_a_checkpoint(done, tmp_path):
+    """Bytes anywhere are changed: the file is read as it was, or not at all."""
+    shutil.copytree(done, tmp_path / "run")
+    (path,) = (tmp_path / "run").glob("checkpoint-*")
+    whole, chance = path.read_bytes(), np.random.default_rng(0)
+    about, arrays = _checkpoint._read(whole)
+    refused = 0
+    with contextlib.closing(_checkpoint.Checkpoint(tmp_path / "run", 60.0, {}, extensible=True)) as store:
+        for _ in range(500):
+            content = bytearray(whole)
+            for place in chance.integers(len(whole), size=chance.integers(1, 4)):
+                content[place] ^= int(chance.integers(1, 256))
+            path.write_bytes(content)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    found, leaves = _checkpoint._read(store._newest())
+                except ValueError as error:
+                    assert "no checkpoint in" in str(error)
+                    refused += 1
+                    continue
+            assert found == about
+            same(leaves, arrays)
+    assert refused > 400
 
 
 def test_two_damaged_checkpoints_are_an_error_and_no_silent_new_start(done, tmp_path):
