@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from jaxsde._registry import make_optimizers, make_problem
+from jaxsde.simulation._work import Task
 from jaxsde.theory import has_theory
 
 # What a simulation runs on whatever the machine has; without it, on all its devices.
@@ -14,3 +15,15 @@ PROBLEM = make_problem()[0]
 BY_NAME = make_optimizers(0.01, variance=4.0)
 WITH_SDE = [opt for opt in BY_NAME.values() if opt.models]
 WITH_THEORY = [opt for opt in WITH_SDE if has_theory(opt)]
+
+
+def interrupt_before_chunk(number, monkeypatch):
+    """Interrupts a simulation on one device where it would begin the chunk of this number."""
+    begin = Task.begin
+
+    def interrupted(task, first):
+        if first == number:
+            raise KeyboardInterrupt
+        return begin(task, first)
+
+    monkeypatch.setattr(Task, "begin", interrupted)

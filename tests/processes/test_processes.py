@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import ONE_DEVICE
+from common import ONE_DEVICE, interrupt_before_chunk
 
 import jaxsde as js
 from benchmarks._compiles import count_compiles
@@ -277,19 +277,10 @@ def test_bad_arguments_raise(bad, message):
 
 
 def test_an_interrupt_keeps_the_seeds_that_are_complete(monkeypatch):
-    from jaxsde.simulation._work import Task
-
-    begin = Task.begin
-
-    def interrupted(task, first):
-        if first == 2:
-            raise KeyboardInterrupt
-        return begin(task, first)
-
     common = dict(steps=10, key=jax.random.key(0), chunk=16, mesh=ONE_DEVICE)
     process = OPTIMIZERS["sgd"].chain(PROBLEM)
     whole = js.simulate(process, X0, seeds=32, **common)
-    monkeypatch.setattr(Task, "begin", interrupted)
+    interrupt_before_chunk(2, monkeypatch)
     with pytest.raises(js.Interrupted, match="after 32 seeds") as caught:
         js.simulate(process, X0, seeds=64, **common)
     assert caught.value.ensemble.seeds == 32

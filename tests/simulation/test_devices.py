@@ -1,6 +1,7 @@
 """Seeds divided among devices and processes: the same numbers, bit by bit."""
 
 import json
+import os
 import pathlib
 import re
 import socket
@@ -95,6 +96,11 @@ def test_nothing_passes_between_devices_while_seeds_step(process):
 def test_under_jit_the_seeds_of_a_mesh_are_divided():
     run = jax.jit(lambda x: js.simulate(SDE, x, seeds=40, mesh=ONE_DEVICE, **COMMON)["x"].mean)
     np.testing.assert_allclose(run(jnp.ones(4)), js.simulate(SDE, jnp.ones(4), seeds=40, **COMMON)["x"].mean, rtol=1e-5)
+
+
+def test_what_a_checkpoint_compares_is_the_same_in_another_process():
+    first, second = (started("words", 1, env=os.environ | {"PYTHONHASHSEED": seed}) for seed in ("1", "2"))
+    assert finished(first)["result"] == finished(second)["result"]
 
 
 @pytest.mark.sweep

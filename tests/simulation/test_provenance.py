@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from common import BY_NAME, ONE_DEVICE, PROBLEM
+from common import BY_NAME, ONE_DEVICE, PROBLEM, interrupt_before_chunk
 
 import jaxsde as js
 from jaxsde.simulation._words import Describer, key_in_words, resolved
-from jaxsde.simulation._work import Task
 
 X0 = jnp.array([1.0, -1.0])
 RUN = dict(steps=20, seeds=12, key=jax.random.key(3))
@@ -217,14 +216,7 @@ def test_it_goes_with_copies_and_cannot_be_changed():
 
 
 def test_an_interrupted_run_has_the_seeds_that_are_done(monkeypatch):
-    begin = Task.begin
-
-    def interrupt(task, first):
-        if first == 2:
-            raise KeyboardInterrupt
-        return begin(task, first)
-
-    monkeypatch.setattr(Task, "begin", interrupt)
+    interrupt_before_chunk(2, monkeypatch)
     with pytest.raises(js.Interrupted) as caught:
         js.simulate(js.SGD(0.1).chain(PROBLEM), X0, chunk=4, mesh=ONE_DEVICE, **RUN)
     assert caught.value.ensemble.provenance["seeds"] == 8 and caught.value.ensemble.provenance["chunk"] == 4

@@ -20,9 +20,12 @@ if __name__ == "__main__":
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+import optax  # noqa: E402
 
 import jaxsde as js  # noqa: E402
+from jaxsde._traced import traced, with_traced  # noqa: E402
 from jaxsde.simulation import _loop  # noqa: E402
+from jaxsde.simulation._identity import identity  # noqa: E402
 
 FOLDER = sys.argv[3] if len(sys.argv) > 3 and sys.argv[3] else None
 PROBLEM = js.Problem(js.Quadratic(jnp.arange(1.0, 5.0)), js.Gaussian(0.5))
@@ -76,7 +79,22 @@ def die(number):
         os.kill(os.getpid(), 9)
 
 
+def words():
+    """What a checkpoint compares, of runs with all kinds of functions."""
+    rows = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    schedule = optax.cosine_decay_schedule(0.1, 9)
+    processes = [
+        js.Adam(0.1).sde(js.Problem(lambda x: jnp.sum(jax.nn.relu(jnp.tanh(x))), js.Gaussian(0.5))),
+        js.SGD(0.1).chain(js.Problem.from_data(lambda w, e: 0.5 * jnp.sum(w * e) ** 2, rows, batch_size=2)),
+        js.SGD(schedule, reference_rate=0.1).chain(js.Problem(js.Quadratic(jnp.ones(4)), js.AlphaStable(1.5, 0.5))),
+        js.Chain(lambda: optax.lion(0.01), PROBLEM, jnp.asarray(0.01)),
+    ]
+    x = jnp.ones(4)
+    return [identity(process=with_traced(p, x), observe=traced(lambda y: y + 1, x)) for p in processes]
+
+
 CASES = {
+    "words": words,
     "everything": everything,
     "checkpoint": lambda: digest(run(checkpoint_every=1e-9)),
     "dies": lambda: (slow(die), digest(run(checkpoint_every=1e-9)))[1],
