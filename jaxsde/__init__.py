@@ -9,6 +9,7 @@ from . import (
     theory as theory,
 )
 from ._citation import citation as citation
+from .derivation import derive as derive, relax as relax
 from .estimation import (
     Comparison as Comparison,
     Expectations as Expectations,
@@ -27,6 +28,7 @@ from .optimizers import (
     SGD as SGD,
     Adam as Adam,
     AdamW as AdamW,
+    Optax as Optax,
     RMSprop as RMSprop,
     RMSpropW as RMSpropW,
     SignSGD as SignSGD,

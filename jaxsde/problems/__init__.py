@@ -11,6 +11,7 @@ from ._mean_loss import MeanLoss as MeanLoss
 from ._minibatch import MiniBatch as MiniBatch
 from ._noise import AbstractIndependentNoise as AbstractIndependentNoise, AbstractNoise as AbstractNoise
 from ._problem import Problem as Problem
+from ._quantile_law import AbstractQuantileLaw as AbstractQuantileLaw
 from ._scale_family import AbstractScaleFamily as AbstractScaleFamily
 from ._sign_law import (
     AbstractSignLaw as AbstractSignLaw,
