@@ -9,7 +9,12 @@ from . import (
     theory as theory,
 )
 from ._citation import citation as citation
-from .derivation import derive as derive, relax as relax
+from .derivation import (
+    LinearResponse as LinearResponse,
+    derive as derive,
+    linearise as linearise,
+    relax as relax,
+)
 from .estimation import (
     Comparison as Comparison,
     Expectations as Expectations,

@@ -1,5 +1,5 @@
-"""What a transform's state is made of, found out by probing: its updates are computed for random gradients, and for such in which
-one coordinate is changed."""
+"""What a transform's state is made of, found out by probing: by its updates for random gradients, and for the same with one
+coordinate changed."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,6 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from .. import _checks
 from .._promotion import usual_promotion
 from ..processes import traced_transform
 from ._rules import JUMP, KINK, SMOOTH
@@ -22,11 +21,11 @@ from ._update import (
     FIXED,
     KEPT,
     POSITIVE,
+    SETTLED,
     SIGNED,
     MakeTransform,
     call_update,
     held,
-    into_chart,
     moved_in_chart,
 )
 
@@ -39,7 +38,7 @@ _LARGEST_LEAF = 8
 """Larger leaves are probed as leaves of this size in each direction, whose coordinates are treated alike."""
 _LONG = 400
 """Steps after which the moves of positive buffers are looked at."""
-_WIDE, _RARE = 0.5, 40.0
+_WIDE, _RARE, _FACTORS = 0.5, 40.0, 0.02
 _LINEAR = 1e-4
 
 
@@ -62,6 +61,8 @@ class Anatomy(NamedTuple):
     """Of an update as a function of the gradient: smooth, with kinks or with jumps."""
     bounded: bool
     """Whether the moves stay bounded, or nearly so, as the gradient grows."""
+    settled: tuple[Any, ...]
+    """For the leaves of the transform's state that are the same from the second step on, their values."""
     cautions: tuple[str, ...]
     """Reasons for which a diffusion may be a poor approximation."""
 
@@ -83,6 +84,7 @@ def anatomy_of(make: MakeTransform, like: PyTree) -> Anatomy:
         except Exception as error:
             raise NotDerivable(_cannot_run(error)) from error
         known = _Probe(traced, small, make, like)
+        _check_no_keys(known.shapes)
         key = _key(traced, known)
         if key not in _KNOWN:
             while len(_KNOWN) >= _MOST_KNOWN:
@@ -177,18 +179,19 @@ def _rows(state: Any) -> list[np.ndarray]:
 
 def _anatomy(probe: _Probe) -> Anatomy:
     start = probe.init(probe.normal())
-    _check_no_keys(start)
     other = jax.tree.leaves(probe.init(probe.normal()))
     differs = [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(start), other, strict=True)]
     seen = _Seen(len(differs))
     for scale in _SCALES:
         _follow(probe, scale, seen)
     kinds, owners = _kinds(probe, seen, differs, start)
+    _check_each_step_moves(probe)
     state, x = _after(probe, 60)
     regularity = _regularity(probe, state, x)
     bounded = _is_bounded(probe, kinds, state, x)
     pivots, residual = _pivots(probe, kinds, owners, state, x)
-    return Anatomy(kinds, owners, pivots, residual, regularity, bounded, _cautions(probe, kinds))
+    settled = tuple(seen.runs[0][-1][q].item() if kind == SETTLED else None for q, kind in enumerate(kinds))
+    return Anatomy(kinds, owners, pivots, residual, regularity, bounded, settled, _cautions(probe, kinds))
 
 
 class _Seen:
@@ -198,8 +201,6 @@ class _Seen:
         self.changed, self.answers, self.negative = (np.zeros(count, bool) for _ in range(3))
         self.owners = np.full(count, -1)
         self.runs: list[list[list[np.ndarray]]] = []
-        self.idle = False
-        """Whether an update was zero although the gradient was not."""
 
 
 def _follow(probe: _Probe, scale: float, seen: _Seen) -> None:
@@ -217,7 +218,6 @@ def _follow(probe: _Probe, scale: float, seen: _Seen) -> None:
                 gradients[1 + b, c] *= -3.7
                 xs[1 + len(changed) + b, c] = -1.9 * xs[1 + len(changed) + b, c] + 0.3
         moves, after = probe.step(state, xs, gradients)
-        seen.idle |= i > 0 and not np.any(moves[0])
         leaves = _rows(after)
         if i >= _FIRST_CHANGED:
             later = probe.step(after, xs[:1].repeat(batch, 0), np.tile(scale * probe.normal(), (batch, 1)))
@@ -253,19 +253,34 @@ def _attribute(
 
 _MIXES = (
     "the transform mixes coordinates (an update depends on the gradient of other coordinates, as with norms, factored moments "
-    "and matrix roots), so that its moments are no one-dimensional means"
+    "and matrix roots), so that its moments are no one-dimensional means: use jaxsde.relax, which needs none"
 )
-_DRAWS = "the transform draws noise of its own, which is part of its update's law"
+_DRAWS = "the transform draws noise of its own, over which no mean is taken here: use jaxsde.relax, which draws it"
 _PERIODIC = (
     "the transform does something else at some steps than at others (it accumulates gradients or synchronises weights "
-    "periodically), which no coefficients of an SDE follow; give a larger batch, or derive the transform inside"
+    "periodically), which no coefficients of an SDE follow: give the problem a larger batch, and derive the transform inside"
+)
+
+_MULTIPLIES = (
+    "the transform multiplies its step sizes by fixed factors, so that they move by as much as their own size at each step, "
+    "however small the learning rate: there is no diffusion limit"
 )
 
 
-def _check_no_keys(state: Any) -> None:
-    for leaf in jax.tree.leaves(state):
+def _check_no_keys(leaves: Any) -> None:
+    for leaf in leaves:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.dtype == jnp.uint32:
             raise NotDerivable(_DRAWS)
+
+
+def _check_each_step_moves(probe: _Probe) -> None:
+    """Raises where the same gradient makes an update at some steps and none at others."""
+    x, gradient = probe.normal(1), probe.normal(1)
+    state = _repeated(probe.init(x[0]), 1)
+    for i in range(2 * _STEPS):
+        moves, state = probe.step(state, x, gradient)
+        if i and not np.any(moves):
+            raise NotDerivable(_PERIODIC)
 
 
 def _kinds(probe: _Probe, seen: _Seen, differs: list[bool], start: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -276,10 +291,11 @@ def _kinds(probe: _Probe, seen: _Seen, differs: list[bool], start: Any) -> tuple
         if not seen.changed[q]:
             kinds.append(KEPT if differs[q] and floating else FIXED)
         elif not floating:
-            values = [[int(step[q].ravel()[0]) for step in run] for run in seen.runs]
-            if leaf.size != 1 or any(np.any(np.diff(run) != 1) for run in values):
+            values = np.array([[int(step[q].ravel()[0]) for step in run] for run in seen.runs])
+            counts, settles = np.all(np.diff(values) == 1), np.all(values[:, 1:] == values[0, 1])
+            if leaf.size != 1 or not (counts or settles):
                 raise NotDerivable(_PERIODIC)
-            kinds.append(COUNTER)
+            kinds.append(COUNTER if counts else SETTLED)
         elif not seen.answers[q]:
             kinds.append(CLOCK)
         else:
@@ -287,8 +303,6 @@ def _kinds(probe: _Probe, seen: _Seen, differs: list[bool], start: Any) -> tuple
                 raise NotDerivable(_MIXES)
             kinds.append(SIGNED if seen.negative[q] else POSITIVE)
         owners.append(owner if kinds[-1] in (SIGNED, POSITIVE) else -1)
-    if seen.idle:
-        raise NotDerivable(_PERIODIC)
     return tuple(kinds), tuple(owners)
 
 
@@ -302,10 +316,14 @@ def _after(probe: _Probe, steps: int) -> tuple[Any, np.ndarray]:
     return state, x
 
 
-def _along(probe: _Probe, state: Any, x: np.ndarray, gradients: np.ndarray, chart: Callable[..., list[np.ndarray]]) -> np.ndarray:
+def _along(
+    probe: _Probe, state: Any, x: np.ndarray, gradients: np.ndarray, chart: Callable[..., list[np.ndarray]]
+) -> np.ndarray:
     """All that an update moves, as a row for each of the gradients."""
     n = len(gradients)
-    moves, new = probe.step(jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], (n, *leaf.shape[1:])), state), x.repeat(n, 0), gradients)
+    moves, new = probe.step(
+        jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], (n, *leaf.shape[1:])), state), x.repeat(n, 0), gradients
+    )
     return np.concatenate([moves, *chart(state, new)], axis=1)
 
 
@@ -314,7 +332,7 @@ def _floats(state: Any, new: Any) -> list[np.ndarray]:
 
 
 def _regularity(probe: _Probe, state: Any, x: np.ndarray) -> str:
-    """A jump does not shrink as the gradients come closer, and the bend at a kink shrinks like their distance, not its square."""
+    """A jump does not shrink as gradients come closer. The bend at a kink shrinks like their distance, and not its square."""
     wide, narrow = (
         _along(probe, state, x, np.linspace(-3.3, 3.1, m + 1)[:, None] * np.ones(probe.count), _floats) for m in (256, 2048)
     )
@@ -371,6 +389,17 @@ def _independent(block: np.ndarray, scale: np.ndarray) -> tuple[int, ...]:
     return tuple(kept)
 
 
+RATCHET = "a running maximum only ever grows, by rare jumps"
+
+
+def _rows_after_quiet(probe: _Probe, state: Any, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The leaves of a state before and after some steps with smaller gradients, in which all that forgets or adds up moves."""
+    before = _rows(state)
+    for _ in range(_STEPS):
+        _, state = probe.step(state, x, 0.1 * probe.normal(1))
+    return before, _rows(state)
+
+
 def _cautions(probe: _Probe, kinds: tuple[str, ...]) -> tuple[str, ...]:
     """Whether positive buffers move by much in one update, or rarely but then by much."""
     places = [q for q, kind in enumerate(kinds) if kind == POSITIVE]
@@ -388,8 +417,15 @@ def _cautions(probe: _Probe, kinds: tuple[str, ...]) -> tuple[str, ...]:
     for seen in moves:
         logs = np.concatenate(seen)
         spread = np.std(logs)
+        if spread > _FACTORS and len(np.unique(np.round(logs, 3))) <= 2 * _STEPS:
+            raise NotDerivable(_MULTIPLIES)
         if spread > _WIDE:
-            cautions.append("a running average forgets within a step or two, too fast for a diffusion (its decay is far from 1)")
+            cautions.append(
+                "a running average forgets within a step or two, too fast for a diffusion (its decay is far from 1)"
+            )
         elif spread > 0 and np.mean((logs - logs.mean()) ** 4) / spread**4 > _RARE:
             cautions.append("a running maximum moves by rare jumps, which a diffusion smooths out")
+    quiet = _rows_after_quiet(probe, state, x)
+    if any(np.array_equal(a[q], b[q]) for q in places for a, b in [quiet]):
+        cautions.append(RATCHET)
     return tuple(dict.fromkeys(cautions))

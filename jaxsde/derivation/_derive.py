@@ -1,5 +1,7 @@
 """The SDE of any coordinate-wise Optax transform, from mean and covariance of one update."""
 
+import dataclasses
+import functools
 import warnings
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from ..problems import AbstractNoise, AbstractQuantileLaw, Problem
 from ..processes import SDE, Chain, ChainState, Instant
 from ._anatomy import Anatomy, NotDerivable, anatomy_of
 from ._moments import mean_move, moments, spread
-from ._rules import Rule, rule_for
+from ._rules import Rule, equal_shares, rule_for
 from ._update import CLOCK, DerivedState, Move, held, one_move, state_of
 
 _GENERIC = 4
@@ -172,6 +174,10 @@ class Derivation(AbstractFunctionHolder):
         rule = rule_for(noise, anatomy.regularity, self.nodes)
         return Derivation(self.chain.traced(params), rule, anatomy, _described(params), self.nodes, self.order, self.noisy)
 
+    def with_nodes(self, count: int) -> "Derivation":
+        """The derivation with so many nodes at the middles of equal shares of the probability, the same at each step."""
+        return dataclasses.replace(self, rule=equal_shares(self.chain.problem.noise, count))
+
     def _for(self, x: PyTree) -> "Derivation":
         """The derivation for parameters like `x`, which is this one, unless it is used without a simulation."""
         return self if self.like == _described(x) else self.traced(x)
@@ -231,7 +237,8 @@ class Derivation(AbstractFunctionHolder):
 
     def _moves(self, now: Instant, y: DerivedState, law: Law, z: Array) -> Move:
         gradient = jax.tree.map(lambda g, s: g + s * z.astype(g.dtype), law.gradient, law.scale)
-        return one_move(self.chain.make_transform, self._kinds, now.step, y, gradient)
+        assert self.anatomy is not None
+        return one_move(self.chain.make_transform, self._kinds, self.anatomy.settled, now.step, y, gradient)
 
     def _rows(self, move: Move) -> list[list[Array]]:
         """The move's rows, leaf by leaf of the parameters."""
@@ -282,7 +289,10 @@ class Derivation(AbstractFunctionHolder):
 
         def diffusion(dw: Any) -> DerivedState:
             increments = self._by_leaf(y, law, dw)
-            moved = [spread(block.columns, own) if own else [jnp.zeros_like(r) for r in block.mean] for block, own in zip(blocks, increments, strict=True)]
+            moved = [
+                spread(block.columns, own) if own else [jnp.zeros_like(r) for r in block.mean]
+                for block, own in zip(blocks, increments, strict=True)
+            ]
             root = 1 / jnp.sqrt(eta)
             return jax.tree.map(lambda d: root.astype(d.dtype) * d, self._joined(y, moved, still))
 
@@ -304,14 +314,15 @@ class Derivation(AbstractFunctionHolder):
         return own
 
     def _series(self, now: Instant, y: DerivedState, drift: DerivedState, move: DerivedState, alpha: Array) -> DerivedState:
-        """The corrected move: $\\frac{(1 + u)^\\alpha - 1}{\\alpha u}$, with u the change of $\\eta b$ along what it is applied to."""
+        """The corrected move, $\\frac{(1 + u)^\\alpha - 1}{\\alpha u}$ of it with u the change of $\\eta b$ along a move."""
         eta = self.chain.learning_rate
         total, change, factor = move, move, jnp.ones_like(alpha)
         for k in range(1, self.order):
             ahead = self._drift(now, jax.tree.map(jnp.add, y, change))
             change = jax.tree.map(lambda a, b: eta * (a - b), ahead, drift)
             factor = factor * (alpha - k) / (k + 1)
-            total = jax.tree.map(lambda t, c: t + factor.astype(t.dtype) * c, total, change)
+            term = jax.tree.map(functools.partial(jnp.multiply, factor), change)
+            total = jax.tree.map(jnp.add, total, term)
         return total
 
 

@@ -1,7 +1,7 @@
 """Mean and covariance of one update, coordinate by coordinate."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,17 +26,27 @@ class Block(NamedTuple):
     columns: list[Rows]
 
 
+# So many nodes are written out in the program; more are looped over.
+_MOST_UNROLLED = 64
+
+
+def _folded(add: Callable[[Any, Array, Array], Any], start: Any, z: Float[Array, " n"], w: Float[Array, " n"]) -> Any:
+    """`start` after `add(total, z, w)` for each node and its weight."""
+    if z.shape[0] > _MOST_UNROLLED:
+        return jax.lax.scan(lambda total, node: (add(total, *node), None), start, (z, w))[0]
+    for j in range(z.shape[0]):
+        start = add(start, z[j], w[j])
+    return start
+
+
 def mean_move(rows_at: Callable[[Array], list[Rows]], z: Float[Array, " n"], w: Float[Array, " n"]) -> list[Rows]:
     """The means of the rows of each leaf over the nodes."""
     centre = rows_at(jnp.zeros((), z.dtype))
-    total = [[jnp.zeros_like(row) for row in rows] for rows in centre]
-    for j in range(z.shape[0]):
-        moved = rows_at(z[j])
-        total = [
-            [t + w[j] * (v - c) for t, v, c in zip(ts, vs, cs, strict=True)]
-            for ts, vs, cs in zip(total, moved, centre, strict=True)
-        ]
-    return [[c + t for c, t in zip(cs, ts, strict=True)] for cs, ts in zip(centre, total, strict=True)]
+
+    def add(total: list[Rows], z: Array, w: Array) -> list[Rows]:
+        return jax.tree.map(lambda t, v, c: t + w * (v - c), total, rows_at(z), centre)
+
+    return jax.tree.map(jnp.add, centre, _folded(add, jax.tree.map(jnp.zeros_like, centre), z, w))
 
 
 def moments(
@@ -48,17 +58,19 @@ def moments(
     noise itself: its factor is the part of the rows that is linear in it.
     """
     centre = rows_at(jnp.zeros((), z.dtype))
-    mean = [[jnp.zeros_like(row) for row in rows] for rows in centre]
-    linear = [[jnp.zeros_like(row) for row in rows] for rows in centre]
+    nothing = jax.tree.map(jnp.zeros_like, centre)
+
+    def add(total: Any, z: Array, w: Array) -> Any:
+        mean, linear, second = total
+        moved = jax.tree.map(jnp.subtract, rows_at(z), centre)
+        weighted = jax.tree.map(lambda v: w * v, moved)
+        if aligned:
+            linear = jax.tree.map(lambda s, v: s + z * v, linear, weighted)
+        products = [[[v * u for u in us[: a + 1]] for a, v in enumerate(vs)] for vs, us in zip(weighted, moved, strict=True)]
+        return jax.tree.map(jnp.add, mean, weighted), linear, jax.tree.map(jnp.add, second, products)
+
     second = [[[jnp.zeros_like(row)] * (a + 1) for a, row in enumerate(rows)] for rows in centre]
-    for j in range(z.shape[0]):
-        for p, (rows, base) in enumerate(zip(rows_at(z[j]), centre, strict=True)):
-            moved = [v - c for v, c in zip(rows, base, strict=True)]
-            weighted = [w[j] * v for v in moved]
-            mean[p] = [m + v for m, v in zip(mean[p], weighted, strict=True)]
-            if aligned:
-                linear[p] = [s + z[j] * v for s, v in zip(linear[p], weighted, strict=True)]
-            second[p] = [[c + v * moved[b] for b, c in enumerate(row)] for v, row in zip(weighted, second[p], strict=True)]
+    mean, linear, second = _folded(add, (nothing, nothing, second), z, w)
     blocks = []
     for p, places in enumerate(pivots):
         covariance = [[c - mean[p][a] * mean[p][b] for b, c in enumerate(row)] for a, row in enumerate(second[p])]
@@ -87,7 +99,9 @@ def _without(covariance: Blocks, column: Rows) -> Blocks:
     return [[c - column[a] * column[b] for b, c in enumerate(row)] for a, row in enumerate(covariance)]
 
 
-def spread(columns: list[Rows], increments: list[Array]) -> Rows:
+def spread(block: Block, increments: list[Array]) -> Rows:
     """How far the increments, one for each column, move each row."""
-    rows = zip(*columns, strict=True)
+    if not increments:
+        return [jnp.zeros_like(row) for row in block.mean]
+    rows = zip(*block.columns, strict=True)
     return [jax.tree.reduce(jnp.add, [f * dw for f, dw in zip(row, increments, strict=True)]) for row in rows]

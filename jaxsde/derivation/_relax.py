@@ -57,7 +57,9 @@ class Relaxed(AbstractProcess, AbstractFunctionHolder):
     def run(self, state: ChainState, start: Int[Array, ""], stop: Int[Array, ""], key: PRNGKeyArray) -> ChainState:
         def step(n: Array, state: ChainState) -> ChainState:
             mine = jax.random.fold_in(key, n)
-            in_parts = lambda: jax.lax.fori_loop(0, self.parts, lambda i, s: self._part(s, i, jax.random.fold_in(mine, i)), state)
+            in_parts = lambda: jax.lax.fori_loop(
+                0, self.parts, lambda i, s: self._part(s, i, jax.random.fold_in(mine, i)), state
+            )
             return jax.lax.cond(n < self.start_steps, lambda: self.chain.step(state, mine), in_parts)
 
         return jax.lax.fori_loop(start, stop, step, state)

@@ -43,7 +43,7 @@ class Rule(NamedTuple):
 
 def rule_for(noise: AbstractNoise, regularity: str, nodes: int | None) -> Rule:
     """The nodes for an update of this regularity under the noise's law. A law without quantiles counts as normal."""
-    law: Any = noise if isinstance(noise, AbstractQuantileLaw) else Gaussian(1.0)
+    law = _law(noise)
     count = _NODES[regularity] if nodes is None else nodes
     if regularity == SMOOTH and isinstance(law, Gaussian):
         z, w = np.polynomial.hermite_e.hermegauss(count)
@@ -55,6 +55,15 @@ def rule_for(noise: AbstractNoise, regularity: str, nodes: int | None) -> Rule:
     shifts = (np.arange(_SHIFTS) + 0.5)[:, None] / _SHIFTS
     places = (np.arange(count) + shifts) / count
     return Rule(_quantiles(law, places), jnp.full(count, 1 / count))
+
+
+def equal_shares(noise: AbstractNoise, count: int) -> Rule:
+    """The middles of so many equal shares of the probability."""
+    return Rule(_quantiles(_law(noise), (np.arange(count) + 0.5)[None] / count), jnp.full(count, 1 / count))
+
+
+def _law(noise: AbstractNoise) -> Any:
+    return noise if isinstance(noise, AbstractQuantileLaw) else Gaussian(1.0)
 
 
 def _quantiles(law: AbstractQuantileLaw, p: np.ndarray) -> Array:

@@ -12,9 +12,11 @@ from .._promotion import usual_promotion
 
 MakeTransform = Callable[[], optax.GradientTransformation]
 
-# What a leaf of a transform's state is. Of these an SDE's state holds all but the first two.
+# What a leaf of a transform's state is. Of these an SDE's state holds all but the first three.
 COUNTER = "counter"
 """A whole number that grows by one at each step."""
+SETTLED = "settled"
+"""A whole number, or a flag, that changes at the first step and then no more."""
 FIXED = "fixed"
 """What never changes and is the same for any parameters, such as a hyperparameter."""
 KEPT = "kept"
@@ -86,7 +88,14 @@ def state_of(kinds: tuple[str, ...], x: PyTree, transform_state: Any) -> Derived
     return DerivedState(x, tuple(into_chart(kinds[q], jnp.asarray(leaves[q], dtype)) for q in held(kinds)))
 
 
-def one_move(make: MakeTransform, kinds: tuple[str, ...], step: Int[Array, ""], y: DerivedState, gradient: PyTree) -> Move:
+def one_move(
+    make: MakeTransform,
+    kinds: tuple[str, ...],
+    settled: tuple[Any, ...],
+    step: Int[Array, ""],
+    y: DerivedState,
+    gradient: PyTree,
+) -> Move:
     """What the optimizer's update number `step`, with this stochastic gradient, adds to `y`."""
     transform = make()
     with usual_promotion():
@@ -95,6 +104,8 @@ def one_move(make: MakeTransform, kinds: tuple[str, ...], step: Int[Array, ""], 
     for q, kind in enumerate(kinds):
         if kind == COUNTER:
             leaves[q] = leaves[q] + step.astype(leaves[q].dtype)
+        elif kind == SETTLED:
+            leaves[q] = jnp.full(leaves[q].shape, settled[q], leaves[q].dtype)
     values = [from_chart(kinds[q], b) for q, b in zip(places, y.buffers, strict=True)]
     for q, value in zip(places, values, strict=True):
         leaves[q] = value.astype(leaves[q].dtype)

@@ -6,12 +6,10 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .. import _checks
 from .._promotion import usual_promotion
 from ..derivation import derived_sde
 from ..problems import Problem

@@ -16,7 +16,6 @@ from ._quantile_law import AbstractQuantileLaw
 from ._scale import broadcast_scale, multiply, safe_divide
 from ._sign_law import AbstractSignLaw, Signs, prob_nonzero, signs_under_noise
 
-
 # Quantiles are found in t = arsinh(x) by halving [0, _FARTHEST] and then by Newton's method.
 _FARTHEST, _HALVINGS, _NEWTON = 85.0, 14, 5
 
