@@ -36,7 +36,7 @@ _CHANGES = 12
 """How many coordinates are changed, one at a time."""
 _LARGEST_LEAF = 8
 """Larger leaves are probed as leaves of this size in each direction, whose coordinates are treated alike."""
-_LONG = 400
+_LONG, _EARLY = 400, 40
 """Steps after which the moves of positive buffers are looked at."""
 _WIDE, _RARE, _FACTORS = 0.5, 40.0, 0.02
 _LINEAR = 1e-4
@@ -406,24 +406,21 @@ def _cautions(probe: _Probe, kinds: tuple[str, ...]) -> tuple[str, ...]:
     if not places:
         return ()
     state, x = _repeated(probe.init(0.1 * probe.normal()), 1), 0.1 * probe.normal(1)
-    moves: list[list[np.ndarray]] = [[] for _ in places]
+    moves = np.empty((_LONG, len(places)), object)
     for i in range(_LONG):
         old = jax.tree.leaves(state)
         _, state = probe.step(state, x, probe.normal(1))
-        if i >= _LONG // 2:
-            for seen, q in zip(moves, places, strict=True):
-                seen.append(np.asarray(moved_in_chart(POSITIVE, old[q], jax.tree.leaves(state)[q])).ravel())
+        new = jax.tree.leaves(state)
+        moves[i] = [np.asarray(moved_in_chart(POSITIVE, old[q], new[q])).ravel() for q in places]
     cautions = []
-    for seen in moves:
-        logs = np.concatenate(seen)
-        spread = np.std(logs)
-        if spread > _FACTORS and len(np.unique(np.round(logs, 3))) <= 2 * _STEPS:
+    for column in moves.T:
+        early, late = np.concatenate(list(column[1:_EARLY])), np.concatenate(list(column[_LONG // 2 :]))
+        if np.std(early) > _FACTORS and len(np.unique(np.round(early, 3))) <= _EARLY // 4:
             raise NotDerivable(_MULTIPLIES)
+        spread = np.std(late)
         if spread > _WIDE:
-            cautions.append(
-                "a running average forgets within a step or two, too fast for a diffusion (its decay is far from 1)"
-            )
-        elif spread > 0 and np.mean((logs - logs.mean()) ** 4) / spread**4 > _RARE:
+            cautions.append("a running average forgets within a step or two, too fast for a diffusion: its decay is far from 1")
+        elif spread > 0 and np.mean((late - late.mean()) ** 4) / spread**4 > _RARE:
             cautions.append("a running maximum moves by rare jumps, which a diffusion smooths out")
     quiet = _rows_after_quiet(probe, state, x)
     if any(np.array_equal(a[q], b[q]) for q in places for a, b in [quiet]):

@@ -289,10 +289,7 @@ class Derivation(AbstractFunctionHolder):
 
         def diffusion(dw: Any) -> DerivedState:
             increments = self._by_leaf(y, law, dw)
-            moved = [
-                spread(block.columns, own) if own else [jnp.zeros_like(r) for r in block.mean]
-                for block, own in zip(blocks, increments, strict=True)
-            ]
+            moved = [spread(block, own) for block, own in zip(blocks, increments, strict=True)]
             root = 1 / jnp.sqrt(eta)
             return jax.tree.map(lambda d: root.astype(d.dtype) * d, self._joined(y, moved, still))
 

@@ -226,7 +226,7 @@ def _stationary(jacobian: np.ndarray, noise: np.ndarray, eta: float, discrete: b
         mean_map = np.eye(len(noise)) + eta * jacobian
         stable = np.max(np.abs(np.linalg.eigvals(mean_map))) < 1
         return scipy.linalg.solve_discrete_lyapunov(mean_map, eta * noise) if stable else nothing
-    stable = np.max(np.linalg.eigvals(jacobian).real) < 0
+    stable = np.max(np.real(np.linalg.eigvals(jacobian))) < 0
     return scipy.linalg.solve_continuous_lyapunov(jacobian, -noise) if stable else nothing
 
 
@@ -262,7 +262,7 @@ def _slowest(jacobian: np.ndarray, eta: float, into_x: np.ndarray, discrete: boo
     values, vectors = np.linalg.eig(jacobian)
     shown = np.linalg.norm(into_x @ vectors, axis=0) > 1e-9 * np.linalg.norm(vectors, axis=0)
     with np.errstate(divide="ignore"):
-        rates = -np.log(np.abs(1 + eta * values)) / eta if discrete else -values.real
+        rates = -np.log(np.abs(1 + eta * values)) / eta if discrete else -np.real(values)
     return float(np.min(rates[shown]))
 
 

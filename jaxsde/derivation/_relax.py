@@ -117,7 +117,7 @@ def relax(optimizer: Any, problem: Problem, m: int, *, start_steps: int = 3) -> 
     >>> js.simulate(process, jnp.ones((2, 2)), steps=8, seeds=4, key=jax.random.key(0))["x"].mean.shape
     (2, 2, 2)
     """
-    chain = getattr(optimizer, "chain", None)
+    chain: Any = getattr(optimizer, "chain", None)
     if not callable(chain):
         raise TypeError(f"optimizer must be an optimizer such as jaxsde.Optax(optax.lion, 0.01), got {optimizer!r}")
     parts = _checks.count("m", m, most=_MOST)
