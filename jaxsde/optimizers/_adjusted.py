@@ -12,10 +12,13 @@ from ._roles import Roles
 
 
 def roles_of(optimizer: Any, what: str) -> Roles:
-    """The roles that the optimizer's own class declares; raises `ValueError` where it declares none: `what` is not known."""
+    """The roles that the optimizer's own class declares, or its instance where the class has them as a property; raises
+    `ValueError` where there are none: `what` is not known."""
     check_optimizer(optimizer)
     kind = type(optimizer)
     roles = vars(kind).get("roles")
+    if isinstance(roles, property):
+        roles = optimizer.roles
     if roles is None:
         names = ", ".join(sorted({other.__name__ for other in _subclasses(AbstractOptimizer) if vars(other).get("roles")}))
         raise ValueError(
@@ -44,15 +47,15 @@ def adjusted(
     roles = roles_of(optimizer, "how hyperparameters change with the length of a step is")
     changes = dict(rates)
     for name in roles.averages:
-        b = 1 - (1 - getattr(optimizer, name)) * forgetting
+        b = 1 - (1 - optimizer.hyperparameter(name)) * forgetting
         if _checks.is_concrete(b):
             if float(b) < -4 * jnp.finfo(b.dtype).eps * float(forgetting):  # more than rounding
                 raise ValueError(f"{name} would have to be {float(b):.4g}, below 0, {why}")
             b = jnp.maximum(b, 0)
         changes[name] = b
     for names, factor in ((roles.gradients, gradient), (roles.squares, gradient**2), (roles.decays, decay)):
-        changes |= {name: getattr(optimizer, name) * factor for name in names}
-    return eqx.tree_at(lambda o: [getattr(o, name) for name in changes], optimizer, list(changes.values()))
+        changes |= {name: optimizer.hyperparameter(name) * factor for name in names}
+    return eqx.tree_at(lambda o: [o.hyperparameter(name) for name in changes], optimizer, list(changes.values()))
 
 
 def _subclasses(kind: type) -> Iterator[type]:

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from .. import _checks
 from .._promotion import usual_promotion
@@ -26,7 +26,7 @@ class AbstractOptimizer(AbstractFunctionHolder):
     models: ClassVar[tuple[str, ...]] = ("compagnoni",)
     """The SDE's models: what `sde` takes as `model`. Empty where no SDE is known."""
     roles: ClassVar[Roles | None] = None
-    """What the hyperparameters do. Subclasses do not inherit it."""
+    """What the hyperparameters do; a property where that differs between instances. Subclasses do not inherit it."""
     learning_rate: eqx.AbstractVar[Any]
     reference_rate: eqx.AbstractVar[Float[Array, ""] | None]
 
@@ -37,6 +37,11 @@ class AbstractOptimizer(AbstractFunctionHolder):
     @abc.abstractmethod
     def sde(self, problem: Problem, model: str = "compagnoni") -> SDE:
         """The optimizer's SDE on `problem`."""
+
+    def sde_for(self, problem: Problem, model: str, params: PyTree, **options: Any) -> SDE:
+        """The SDE for parameters like `params`, on whose structure that of some optimizers depends."""
+        del params
+        return self.sde(problem, model=model, **options)
 
     def chain(self, problem: Problem) -> Chain:
         """The optimizer run on stochastic gradients of `problem`."""
@@ -56,8 +61,17 @@ class AbstractOptimizer(AbstractFunctionHolder):
     def check_model(self, model: str) -> None:
         """Raises `ValueError` unless `model` is one of the optimizer's."""
         if not self.models:
-            raise ValueError(f"{type(self).__name__} declares no models of an SDE")
-        _checks.choice(f"{type(self).__name__}'s model", model, self.models)
+            raise ValueError(f"{self.called} declares no models of an SDE")
+        _checks.choice(f"{self.called}'s model", model, self.models)
+
+    @property
+    def called(self) -> str:
+        """What reports and errors call it."""
+        return type(self).__name__
+
+    def hyperparameter(self, name: str) -> Any:
+        """A hyperparameter by its name, as in `roles`."""
+        return getattr(self, name)
 
     @property
     def rate(self) -> Float[Array, ""]:

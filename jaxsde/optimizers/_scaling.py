@@ -64,7 +64,7 @@ def fixed_rate_scaled(opt: AbstractOptimizer, batch_ratio: ArrayLike) -> Abstrac
     batch_ratio = _checked_ratio(batch_ratio)
     roles = roles_of(opt, "a scaling rule is")
     if not (roles.normalised and roles.averages):
-        raise ValueError(f"the rule is for adaptive methods: {type(opt).__name__} has nothing to scale but its learning rate")
+        raise ValueError(f"the rule is for adaptive methods: {opt.called} has nothing to scale but its learning rate")
     root = jnp.sqrt(batch_ratio)
     return _changed(opt, jnp.ones(()), root, root, root, root)
 

@@ -47,7 +47,7 @@ def svag(optimizer: AbstractOptimizer, problem: Problem, ell: int) -> Chain:
     ell = _checks.count("ell", ell, most=_MOST)
     roles = roles_of(optimizer, "whether SVAG tends to an SDE is")
     if not roles.svag:
-        raise ValueError(f"SVAG does not tend to an SDE of {type(optimizer).__name__}")
+        raise ValueError(f"SVAG does not tend to an SDE of {optimizer.called}")
     check_problem(problem)
     # l small steps that are linear in the gradient add up to one of the optimizer's. A normalised step is divided by noise that
     # is l times larger, so that it takes l^2 of them.

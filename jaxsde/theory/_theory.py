@@ -127,7 +127,7 @@ def theory_of(opt: Any) -> AbstractTheory:
     check_optimizer(opt)
     if type(opt) not in _THEORIES:
         names = ", ".join(sorted(kind.__name__ for kind in _THEORIES))
-        raise ValueError(f"a closed form is not known for the optimizer {type(opt).__name__}, only for {names}")
+        raise ValueError(f"a closed form is not known for the optimizer {opt.called}, only for {names}")
     return _THEORIES[type(opt)]
 
 
