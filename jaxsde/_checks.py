@@ -15,6 +15,10 @@ class NotAnOption(ValueError):
     """An unknown option. A `ValueError` of its own, so that `compare` raises it and does not note that there is no SDE."""
 
 
+class Misuse(ValueError):
+    """Words of a command line that it does not take. The command ends with status 2, as with other such words."""
+
+
 def is_concrete(*values: Any) -> bool:
     """Whether all array leaves of `values` have known numbers (none is being traced)."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))

@@ -3,8 +3,10 @@
 import codecs
 import os
 import sys
+import warnings
 from typing import Any
 
+from ._checks import Misuse
 from ._extras import require
 
 _USAGE = """usage: jaxsde COMMAND [options]
@@ -61,14 +63,24 @@ def _run() -> None:
         from . import _commands
 
         options, run = (getattr(_commands, name) for name in _COMMANDS[command])
-        run(tyro.cli(options, prog=f"jaxsde {command}", args=arguments))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            run(tyro.cli(options, prog=f"jaxsde {command}", args=arguments))
     except BrokenPipeError:
         raise
+    except Misuse as error:
+        print(f"jaxsde: {error}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, TypeError, ImportError, OSError) as error:
         sys.exit(f"jaxsde: {error}")
     except KeyboardInterrupt as error:
         print(f"jaxsde: {error or 'interrupted'}", file=sys.stderr)
         sys.exit(130)
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """Without the line of a program that the user does not know."""
+    print(f"jaxsde: warning: {message}", file=sys.stderr)
 
 
 def _use_devices(arguments: list[str]) -> list[str]:

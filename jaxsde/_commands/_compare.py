@@ -24,7 +24,7 @@ class Compare(Output, Setup):
     """Simulates an optimizer and its SDE on a problem, and sets them beside the theory.
 
     Prints a table, writes a picture and a netCDF file with all the numbers, and ends with what they show, in words.
-    Defaults given as None depend on the problem.
+    Defaults given as None depend on the problem, or on the optimizer.
     """
 
     steps: Annotated[int | None, tyro.conf.arg(help=f"Optimizer steps. {by_problem('steps')}.")] = None
@@ -52,7 +52,7 @@ def run_compare(arguments: Compare) -> None:
                 seeds=seeds,
                 key=arguments.key,
                 substeps=default.substeps if arguments.substeps is None else arguments.substeps,
-                model=arguments.model,
+                model=arguments.model_of(optimizer),
                 groups=min(40, max(2, seeds)),
             )
     except Interrupted as stopped:
@@ -60,7 +60,7 @@ def run_compare(arguments: Compare) -> None:
             print(reporting.table(stopped.result))
         raise
     print(reporting.table(result))
-    name = f"jaxsde-{arguments.optimizer}-{arguments.problem}"
+    name = f"jaxsde-{arguments.label}-{arguments.problem}"
     writers = {
         f"{name}.png": lambda path: reporting.plot(result).figure.savefig(path, dpi=150),
         f"{name}.nc": lambda path: reporting.save(result, path),

@@ -1,6 +1,7 @@
 """What an optimizer is and what it is run on: the arguments that the commands share."""
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
@@ -9,22 +10,33 @@ import tyro
 
 from .. import _checks
 from .._registry import NOISES, OPTIMIZERS, PROBLEMS, make_problem
+from ..derivation import check_update
+from ..optimizers import Optax
+from ._optimizers import FORMS, make_by_factory, make_by_name, settings_of, unknown
 from ._resume import Resumable
 
-MODELS = tuple(dict.fromkeys(model for row in OPTIMIZERS.values() for model in row.kind.models))
+MODELS = tuple(dict.fromkeys([*(model for row in OPTIMIZERS.values() for model in row.kind.models), *Optax.models]))
 """Of any optimizer."""
 
 if TYPE_CHECKING:
-    _OptimizerName = _Model = _ProblemName = _NoiseName = str
+    _ProblemName = _NoiseName = str
+    _Model = str | None
 else:  # what there is to choose from is the registry's to say
-    _OptimizerName, _ProblemName, _NoiseName = (Literal[tuple(rows)] for rows in (OPTIMIZERS, PROBLEMS, NOISES))
-    _Model = Literal[MODELS]
+    _ProblemName, _NoiseName = (Literal[tuple(rows)] for rows in (PROBLEMS, NOISES))
+    _Model = Literal[MODELS] | None
+
+_OPTIMIZER = f"{', '.join(OPTIMIZERS)}; {FORMS}, from the current directory or an installed package."
+_SET = (
+    "Hyperparameters by name, as in --set b1=.95 nesterov=true. Numbers with a point or an exponent are data, another of which "
+    "compiles nothing new; whole numbers, true, false, none and words are part of the program."
+)
 
 
 def _models_by_optimizer() -> str:
     names: dict[tuple[str, ...], list[str]] = {}
     for name, row in OPTIMIZERS.items():
         names.setdefault(row.kind.models, []).append(name)
+    names[Optax.models] = ["optax:NAME, MODULE:FACTORY"]
     return "; ".join(f"{', '.join(alike)}: {', '.join(models)}" for models, alike in names.items() if models)
 
 
@@ -41,15 +53,21 @@ def by_problem(field: str) -> str:
     return "Default " + ", ".join(f"{value:g} ({', '.join(alike)})" for value, alike in names.items())
 
 
+_OF_THE_REGISTRY = tuple(dict.fromkeys(name for row in OPTIMIZERS.values() for name in row.hyperparameters))
+_MODEL = f"The SDE's model, by default the first of the optimizer's. {_models_by_optimizer()}."
 _SCALE = "Its scale per coordinate: the standard deviation of Gaussian noise."
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup(Resumable):
-    """An optimizer and a problem. Defaults given as None depend on the problem."""
+    """An optimizer and a problem. Defaults given as None depend on the problem, or on the optimizer."""
 
-    optimizer: tyro.conf.Positional[_OptimizerName]
-    """The optimizer."""
+    optimizer: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OPTIMIZER", help=_OPTIMIZER)]
+    settings: Annotated[
+        tuple[tuple[str, ...], ...],
+        tyro.conf.arg(name="set", metavar="NAME=VALUE", help=_SET),
+        tyro.conf.UseAppendAction,
+    ] = ()
     problem: Annotated[_ProblemName, tyro.conf.arg(help=f"{_problems_in_words()}.")] = "quadratic"
     hessian: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBERS")] = ("1", "2")
     """quadratic: the diagonal of H, as in --hessian 1 2; or the whole symmetric matrix in quotes, a semicolon between rows, as
@@ -61,7 +79,7 @@ class Setup(Resumable):
     """student-t: degrees of freedom."""
     alpha: float = 1.5
     """alpha-stable: the index of stability."""
-    model: Annotated[_Model, tyro.conf.arg(help=f"The SDE's model. {_models_by_optimizer()}.")] = "compagnoni"
+    model: Annotated[_Model, tyro.conf.arg(help=_MODEL)] = None
     learning_rate: float = 0.01
     """The learning rate."""
     b1: float = 0.9
@@ -89,7 +107,7 @@ class Setup(Resumable):
 
     def build(self) -> tuple[Any, Any, Any]:
         """The optimizer, the problem and the start."""
-        for name, options in (("problem", PROBLEMS), ("noise", NOISES), ("optimizer", OPTIMIZERS)):
+        for name, options in (("problem", PROBLEMS), ("noise", NOISES)):
             _checks.choice(name, getattr(self, name), tuple(options))
         problem, x0 = make_problem(
             self.problem,
@@ -103,16 +121,42 @@ class Setup(Resumable):
         )
         optimizer = self._optimizer(problem, x0)
         if optimizer.models:
-            optimizer.check_model(self.model)
+            optimizer.check_model(self.model_of(optimizer))
         return optimizer, problem, x0
 
+    def model_of(self, optimizer: Any) -> str:
+        """The SDE's model."""
+        return next(iter(optimizer.models), "none") if self.model is None else self.model
+
+    @property
+    def label(self) -> str:
+        """The optimizer's name as a part of the names of files."""
+        return re.sub(r"[^\w-]+", "-", self.optimizer).strip("-")
+
     def _optimizer(self, problem: Any, x0: Any) -> Any:
+        settings = settings_of(word for words in self.settings for word in words)
+        if self.optimizer not in OPTIMIZERS:
+            return self._by_factory(settings, x0)
         row = OPTIMIZERS[self.optimizer]
         # A hyperparameter without an option of its own has the registry's number.
         numbers = {name: getattr(self, name) for name in row.hyperparameters if hasattr(self, name)}
         if "initial_scale" in numbers:
             numbers["initial_scale"] = self._initial_scale(problem, x0)
-        return row.make(self.learning_rate, **numbers)
+        return make_by_name(self.optimizer, lambda **more: row.make(self.learning_rate, **numbers | more), settings)
+
+    def _by_factory(self, settings: dict[str, Any], x0: Any) -> Any:
+        if not all(self.optimizer.partition(":")):
+            raise unknown(self.optimizer)
+        for field in dataclasses.fields(Setup):
+            if field.name in _OF_THE_REGISTRY and getattr(self, field.name) != field.default:
+                option = f"--{field.name.replace('_', '-')}"
+                raise _checks.Misuse(f"{option} is not for {self.optimizer}: give its own hyperparameters as --set NAME=VALUE")
+        optimizer = make_by_factory(self.optimizer, self.learning_rate, settings)
+        try:
+            check_update(optimizer.transform, x0)
+        except ValueError as error:
+            raise _checks.Misuse(f"{self.optimizer}: {error}") from error
+        return optimizer
 
     def _initial_scale(self, problem: Any, x0: Any) -> float:
         if self.initial_scale is not None:

@@ -98,7 +98,7 @@ def compare(
     key: Key | None = None,
     every: int | None = None,
     substeps: int = 8,
-    model: str = "compagnoni",
+    model: str | None = None,
     groups: int = 40,
     chunk: int | None = None,
     progress: bool = True,
@@ -117,7 +117,7 @@ def compare(
     - `steps`, `seeds`, `key`, `every`, `substeps`, `chunk`, `progress`: as in [`simulate`][]; `every` is by default
       about a hundredth of `steps`, and odd if possible. Where it is even, more times are recorded than returned, for the
       stationary quantities.
-    - `model`: the SDE's.
+    - `model`: the SDE's, by default the optimizer's first.
     - `groups`: the number of groups of seeds for the jackknife; at most that of seeds.
 
     **Returns:** a [`Comparison`][], for `jaxsde.reporting.table`, `.plot` and `.save`. If there is no SDE or no theory, that
@@ -152,15 +152,16 @@ def compare(
         notes.append(
             f"no stationary quantities: {steps // stride} records are too few to tell the end of the run from its start"
         )
+    model = next(iter(opt.models), "none") if model is None else model
     chain = opt.chain(problem)
+    example = problem.validate(drawn(x0, key))
     try:
-        sde = opt.sde(problem, model=model)
+        sde = opt.sde_for(problem, model, example)
     except _checks.NotAnOption:
         raise
     except (ValueError, NotImplementedError) as error:
         sde = None
         notes.append(f"no SDE: {error}")
-    example = problem.validate(drawn(x0, key))
     observe: dict[str, Callable[[PyTree], PyTree]] = {"loss": problem.loss}
     if size(example) <= _RECORDED:
         observe["x"] = flat
@@ -190,10 +191,10 @@ def compare(
             left = "none is left" if ensemble.diverged[-1] == ensemble.seeds else "they are left out"
             notes.append(f"{name}: {lost}; {left}")
     settings = dict(
-        optimizer=type(opt).__name__, loss=type(problem.loss).__name__, noise=type(problem.noise).__name__, model=model,
+        optimizer=opt.called, loss=type(problem.loss).__name__, noise=type(problem.noise).__name__, model=model,
         steps=steps, seeds=seeds, every=every, substeps=substeps,
     )  # fmt: skip
-    title = f"{type(opt).__name__} on {type(problem.loss).__name__} with {type(problem.noise).__name__} noise"
+    title = f"{opt.called} on {type(problem.loss).__name__} with {type(problem.noise).__name__} noise"
     shown = slice(None, None, every // stride)
     second = None if continuous is None else _side(continuous, shown)
     law, bound = None if law is None else law.at(shown), None if bound is None else bound[shown]

@@ -90,7 +90,7 @@ def weak_error(
     test_functions: Mapping[str, Callable[[PyTree], Any]] | None = None,
     seeds: int = 20_000,
     substeps: int = 4,
-    model: str = "compagnoni",
+    model: str | None = None,
     start_time: float | None = None,
     progress: bool = True,
 ) -> WeakError:
@@ -115,7 +115,7 @@ def weak_error(
       each coordinate's first two moments (up to three coordinates), and $\\cos$ and $\\sin$ of the sum of coordinates,
       which see the whole law.
     - `substeps`: solver steps per optimizer step, for the coarser of the two runs of the SDE.
-    - `model`: the SDE's.
+    - `model`: the SDE's, by default the optimizer's first.
     - `start_time`: for RMSprop(W) and Adam(W), the time up to which the optimizer itself is run before the SDE, instead of
       for one step. Adam's SDE is singular at 0, and orders show only away from there.
 
@@ -145,7 +145,7 @@ def weak_error(
     starts: list[dict[str, int]] = [{} for _ in rates]
     if start_time is not None:
         if "start_steps" not in inspect.signature(opt.sde).parameters:
-            raise ValueError(f"start_time is for adaptive methods, whose SDEs are singular at 0; {type(opt).__name__}'s is not")
+            raise ValueError(f"start_time is for adaptive methods, whose SDEs are singular at 0; {opt.called}'s is not")
         _checks.scalar("start_time", start_time, low=0.0, high=T, closed="high")
         starts = [{"start_steps": _whole_steps("start_time", start_time, rate)} for rate in rates]
     example = problem.validate(drawn(x0, key))
@@ -157,8 +157,9 @@ def weak_error(
             raise ValueError(f"test_functions[{name!r}] must return a scalar")
 
     # Make all of them before simulating: a rate without an optimizer or an SDE should raise at once.
+    model = next(iter(opt.models), "none") if model is None else model
     scaled = [at_rate(opt, rate) for rate in rates]
-    sdes = [other.sde(problem, model, **more) for other, more in zip(scaled, starts, strict=True)]
+    sdes = [other.sde_for(problem, model, example, **more) for other, more in zip(scaled, starts, strict=True)]
     sides = []
     for i, (count, other, sde) in enumerate(zip(steps, scaled, sdes, strict=True)):
         common: dict[str, Any] = dict(steps=count, seeds=seeds, progress=progress)
@@ -177,7 +178,7 @@ def weak_error(
         if not all(np.isfinite(side[name].mean[-1]) for of_rate in sides for side in of_rate[:3]):
             raise ValueError(f"test_functions[{name!r}] is not finite for any seed at the end of a run: it has no expectation")
     errors = {name: _function_error(name, rates, sides) for name in functions}
-    title = f"{type(opt).__name__} on {type(problem.loss).__name__} with {type(problem.noise).__name__} noise, {model}"
+    title = f"{opt.called} on {type(problem.loss).__name__} with {type(problem.noise).__name__} noise, {model}"
     lost = sum(int(e.diverged[-1]) for side in sides for e in side[:3])
     return WeakError(title, float(T), rates, substeps, seeds, errors, lost)
 
