@@ -415,7 +415,8 @@ def _cautions(probe: _Probe, kinds: tuple[str, ...]) -> tuple[str, ...]:
     cautions = []
     for column in moves.T:
         early, late = np.concatenate(list(column[1:_EARLY])), np.concatenate(list(column[_LONG // 2 :]))
-        if np.std(early) > _FACTORS and len(np.unique(np.round(early, 3))) <= _EARLY // 4:
+        jumps = np.round(early[early != 0], 3)
+        if np.std(early) > _FACTORS and len(np.unique(jumps)) <= len(jumps) // 4:
             raise NotDerivable(_MULTIPLIES)
         spread = np.std(late)
         if spread > _WIDE:
