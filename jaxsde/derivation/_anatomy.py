@@ -40,6 +40,7 @@ _LONG, _EARLY = 400, 40
 """Steps after which the moves of positive buffers are looked at."""
 _WIDE, _RARE, _FACTORS = 0.5, 40.0, 0.02
 _LINEAR = 1e-4
+_NODES, _MANY_NODES, _PRECISE = (3, 5, 9, 15), 33, 1e-3
 
 
 class NotDerivable(ValueError):
@@ -59,6 +60,8 @@ class Anatomy(NamedTuple):
     """The same for what is not linear in the gradient's noise."""
     regularity: str
     """Of an update as a function of the gradient: smooth, with kinks or with jumps."""
+    nodes: int
+    """How many of Gauss and Hermite's nodes give mean and variances of a smooth update to a thousandth."""
     bounded: bool
     """Whether the moves stay bounded, or nearly so, as the gradient grows."""
     settled: tuple[Any, ...]
@@ -190,8 +193,9 @@ def _anatomy(probe: _Probe) -> Anatomy:
     regularity = _regularity(probe, state, x)
     bounded = _is_bounded(probe, kinds, state, x)
     pivots, residual = _pivots(probe, kinds, owners, state, x)
+    nodes = _enough_nodes(probe, kinds, state, x) if regularity == SMOOTH else 0
     settled = tuple(seen.runs[0][-1][q].item() if kind == SETTLED else None for q, kind in enumerate(kinds))
-    return Anatomy(kinds, owners, pivots, residual, regularity, bounded, settled, _cautions(probe, kinds))
+    return Anatomy(kinds, owners, pivots, residual, regularity, nodes, bounded, settled, _cautions(probe, kinds))
 
 
 class _Seen:
@@ -356,6 +360,23 @@ def _charted(kinds: tuple[str, ...]) -> Callable[..., list[np.ndarray]]:
 def _is_bounded(probe: _Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray) -> bool:
     near, far = (_along(probe, state, x, np.full((1, probe.count), size), _charted(kinds)) for size in (1e3, 1e6))
     return bool(np.all(np.abs(far) <= 10 * np.abs(near) + 1e-6))
+
+
+def _enough_nodes(probe: _Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray) -> int:
+    def law(count: int) -> tuple[np.ndarray, np.ndarray]:
+        z, w = np.polynomial.hermite_e.hermegauss(count)
+        moved = _along(probe, state, x, z[:, None] * np.ones(probe.count), _charted(kinds))
+        w = w / w.sum()
+        mean = w @ moved
+        return mean, w @ (moved - mean) ** 2
+
+    mean, variance = law(_MANY_NODES)
+    size = np.sqrt(variance) + _LINEAR * np.abs(mean) + 1e-30
+    for count in _NODES:
+        other, spread = law(count)
+        if np.all(np.abs(other - mean) < _PRECISE * size) and np.all(np.abs(spread - variance) < _PRECISE * size**2):
+            return count
+    return _NODES[-1]
 
 
 def _pivots(
