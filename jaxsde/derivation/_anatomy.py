@@ -109,7 +109,7 @@ def _key(make: MakeTransform, probe: "_Probe") -> Any:
 
 def _representative(leaf: Any) -> Any:
     """Some number for one that is being traced: what kind of buffer there is does not depend on it."""
-    return jnp.full(leaf.shape, 0.5, leaf.dtype) if isinstance(leaf, Tracer) else leaf
+    return np.full(leaf.shape, 0.5, leaf.dtype) if isinstance(leaf, Tracer) else leaf
 
 
 def _small(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -86,17 +86,8 @@ def derive(
         raise TypeError(f"transform must be an Optax transform such as optax.lion(0.01), got {transform!r}")
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     _checks.scalar("learning_rate", learning_rate, low=0.0)
-    chain = Chain(_Given(transform), problem, jnp.asarray(_checks.whole_as_float(learning_rate)))
+    chain = Chain(lambda: transform, problem, jnp.asarray(_checks.whole_as_float(learning_rate)))
     return derived_sde(chain, start=start, nodes=nodes, order=order, start_steps=start_steps)
-
-
-class _Given(eqx.Module):
-    """Makes a transform that is there already."""
-
-    transform: optax.GradientTransformation = eqx.field(static=True)
-
-    def __call__(self) -> optax.GradientTransformation:
-        return self.transform
 
 
 def derived_sde(
