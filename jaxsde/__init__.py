@@ -27,6 +27,7 @@ from .optimizers import (
     SGD as SGD,
     Adam as Adam,
     AdamW as AdamW,
+    Momentum as Momentum,
     RMSprop as RMSprop,
     RMSpropW as RMSpropW,
     SignSGD as SignSGD,
