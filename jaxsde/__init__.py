@@ -27,10 +27,12 @@ from .optimizers import (
     SGD as SGD,
     Adam as Adam,
     AdamW as AdamW,
+    Lion as Lion,
     Momentum as Momentum,
     RMSprop as RMSprop,
     RMSpropW as RMSpropW,
     SignSGD as SignSGD,
+    Signum as Signum,
     svag as svag,
 )
 from .problems import (
