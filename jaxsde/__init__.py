@@ -27,6 +27,8 @@ from .optimizers import (
     SGD as SGD,
     Adam as Adam,
     AdamW as AdamW,
+    CompressedSGD as CompressedSGD,
+    DistributedSignSGD as DistributedSignSGD,
     Lion as Lion,
     Momentum as Momentum,
     RMSprop as RMSprop,

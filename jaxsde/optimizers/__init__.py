@@ -1,6 +1,7 @@
 from ._adam import Adam as Adam, AdamState as AdamState, AdamW as AdamW
 from ._adjusted import adjusted as adjusted, roles_of as roles_of
 from ._base import AbstractOptimizer as AbstractOptimizer, check_optimizer as check_optimizer
+from ._distributed import CompressedSGD as CompressedSGD, DistributedSignSGD as DistributedSignSGD
 from ._lion import Lion as Lion, LionState as LionState, Signum as Signum
 from ._momentum import Momentum as Momentum, MomentumState as MomentumState
 from ._rmsprop import RMSprop as RMSprop, RMSpropState as RMSpropState, RMSpropW as RMSpropW
