@@ -24,7 +24,9 @@ from .estimation import (
     weak_error as weak_error,
 )
 from .optimizers import (
+    SAM as SAM,
     SGD as SGD,
+    USAM as USAM,
     Adam as Adam,
     AdamW as AdamW,
     CompressedSGD as CompressedSGD,

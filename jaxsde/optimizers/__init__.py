@@ -6,6 +6,7 @@ from ._lion import Lion as Lion, LionState as LionState, Signum as Signum
 from ._momentum import Momentum as Momentum, MomentumState as MomentumState
 from ._rmsprop import RMSprop as RMSprop, RMSpropState as RMSpropState, RMSpropW as RMSpropW
 from ._roles import Roles as Roles
+from ._sam import SAM as SAM, USAM as USAM
 from ._scaling import fixed_rate_scaled as fixed_rate_scaled, scaled as scaled, with_batch as with_batch
 from ._sgd import SGD as SGD
 from ._sign_sgd import SignSGD as SignSGD
