@@ -43,15 +43,18 @@ from .problems import (
     AlphaStable as AlphaStable,
     EmbeddedSaddle as EmbeddedSaddle,
     Gaussian as Gaussian,
+    GaussianDesign as GaussianDesign,
     Laplace as Laplace,
     LinearRegression as LinearRegression,
     LogisticRegression as LogisticRegression,
     MeanLoss as MeanLoss,
     MiniBatch as MiniBatch,
+    OnePass as OnePass,
     Problem as Problem,
     Quadratic as Quadratic,
     StudentT as StudentT,
     Uniform as Uniform,
+    one_pass_regression as one_pass_regression,
 )
 from .processes import (
     SDE as SDE,
