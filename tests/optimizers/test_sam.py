@@ -20,7 +20,7 @@ def _fields(sde, x):
     """Drift and covariance per step length of an SDE at the point `x`."""
     x = jnp.asarray(x, jnp.float32)
     drift, diffusion = sde.fields(0.0, x)
-    root = np.stack([np.asarray(diffusion(w), float) for w in jnp.eye(sde.noise_shaped(x).size)], axis=1)
+    root = np.stack([np.asarray(diffusion(w), float) for w in jnp.eye(sde.noise_shaped(x).size, dtype=x.dtype)], axis=1)
     return np.asarray(drift, float), root @ root.T / float(sde.learning_rate)
 
 
