@@ -39,7 +39,7 @@ def _agree(sample, mean, covariance):
 
 def test_one_step_of_compressed_sgd():
     """By draws of NumPy, by those of the chain, and by the SDE, with correlated noise."""
-    workers, omega, eta, n, x = 3, 1.5, 0.1, 100_000, jnp.array([0.7, -0.4])
+    workers, omega, eta, n, x = 3, 1.5, 0.1, 50_000, jnp.array([0.7, -0.4])
     opt, gradient = js.CompressedSGD(eta, workers, omega), np.array([0.7, -1.2])
     rng = np.random.default_rng(1)
     g = gradient + rng.multivariate_normal([0, 0], Q, (n, workers))
@@ -52,7 +52,7 @@ def test_one_step_of_compressed_sgd():
 
 
 def test_one_step_of_distributed_sign_sgd():
-    workers, eta, n, x = 3, 0.1, 100_000, jnp.array([0.7, -0.1])
+    workers, eta, n, x = 3, 0.1, 50_000, jnp.array([0.7, -0.1])
     opt, gradient = js.DistributedSignSGD(eta, workers), np.array([0.7, -0.3])
     g = gradient + np.random.default_rng(1).multivariate_normal([0, 0], Q, (n, workers))
     sde = opt.sde(CORRELATED)

@@ -147,7 +147,7 @@ def test_one_pass_over_any_population_is_that_of_the_closed_form():
     assert np.all(np.abs(np.asarray(estimated) - np.asarray(known.gradient(x))) < error)
 
 
-@pytest.mark.parametrize("opt", [js.Adam(0.01), js.SignSGD(0.01), js.Momentum(0.01)], ids=lambda opt: type(opt).__name__)
+@pytest.mark.parametrize("opt", [js.Adam(0.01), js.SignSGD(0.01)], ids=lambda opt: type(opt).__name__)
 def test_chains_and_sdes_of_optimizers_run_on_it(opt):
     problem = js.Problem.one_pass(_example_loss, _sampler, covariance_examples=32)
     run = dict(steps=4, seeds=4, key=jax.random.key(0), progress=False)
