@@ -9,6 +9,12 @@ from . import (
     theory as theory,
 )
 from ._citation import citation as citation
+from .derivation import (
+    LinearResponse as LinearResponse,
+    derive as derive,
+    linearise as linearise,
+    relax as relax,
+)
 from .estimation import (
     Comparison as Comparison,
     Expectations as Expectations,
@@ -33,6 +39,7 @@ from .optimizers import (
     DistributedSignSGD as DistributedSignSGD,
     Lion as Lion,
     Momentum as Momentum,
+    Optax as Optax,
     RMSprop as RMSprop,
     RMSpropW as RMSpropW,
     SignSGD as SignSGD,

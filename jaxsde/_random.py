@@ -10,7 +10,7 @@ from jaxtyping import Array, PRNGKeyArray
 from ._philox import PHILOX
 
 # The independent streams of a simulation.
-_START, _GRADIENT, _BROWNIAN = 0, 1, 2
+_START, _GRADIENT, _BROWNIAN, _TRANSFORM = 0, 1, 2, 3
 
 _STREAM = jax.eval_shape(lambda: jax.random.key(0, impl=PHILOX)).dtype
 
@@ -64,3 +64,8 @@ def gradient_key(key: PRNGKeyArray) -> PRNGKeyArray:
 def brownian_key(key: PRNGKeyArray) -> PRNGKeyArray:
     """For a seed's Brownian increments; to be folded with the step."""
     return jax.random.fold_in(key, _BROWNIAN)
+
+
+def transform_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    """The key of the noise that a transform draws by itself, from a seed's key."""
+    return jax.random.fold_in(key, _TRANSFORM)

@@ -13,6 +13,7 @@ _PACKAGE = Path(jaxsde.__file__).parent
 _LINES = (
     ("problems",),
     ("processes",),
+    ("derivation",),
     ("optimizers",),
     ("simulation", "theory"),
     ("estimation",),

@@ -4,6 +4,7 @@ from ._base import AbstractOptimizer as AbstractOptimizer, check_optimizer as ch
 from ._distributed import CompressedSGD as CompressedSGD, DistributedSignSGD as DistributedSignSGD
 from ._lion import Lion as Lion, LionState as LionState, Signum as Signum
 from ._momentum import Momentum as Momentum, MomentumState as MomentumState
+from ._optax import Optax as Optax
 from ._rmsprop import RMSprop as RMSprop, RMSpropState as RMSpropState, RMSpropW as RMSpropW
 from ._roles import Roles as Roles
 from ._sam import SAM as SAM, USAM as USAM

@@ -13,6 +13,7 @@ from ._minibatch import MiniBatch as MiniBatch
 from ._noise import AbstractIndependentNoise as AbstractIndependentNoise, AbstractNoise as AbstractNoise
 from ._one_pass import OnePass as OnePass
 from ._problem import Problem as Problem
+from ._quantile_law import AbstractQuantileLaw as AbstractQuantileLaw
 from ._scale_family import AbstractScaleFamily as AbstractScaleFamily
 from ._sign_law import (
     AbstractSignLaw as AbstractSignLaw,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _checks, _threefry
@@ -18,6 +19,7 @@ from .._typing import ArrayLike
 from . import _normal_signs
 from ._noise import AbstractNoise
 from ._numbers import real
+from ._quantile_law import AbstractQuantileLaw
 from ._scale import as_scale, broadcast_scale, multiply, safe_divide
 from ._sign_covariance import sign_covariance
 from ._sign_law import AbstractSignLaw, Signs, prob_nonzero, signs_under_noise
@@ -26,7 +28,7 @@ from ._sign_law import AbstractSignLaw, Signs, prob_nonzero, signs_under_noise
 _NEGLIGIBLE = 1e-12
 
 
-class Gaussian(AbstractNoise, AbstractSignLaw):
+class Gaussian(AbstractNoise, AbstractSignLaw, AbstractQuantileLaw):
     """Gaussian noise of constant covariance.
 
     **Arguments:**
@@ -100,22 +102,26 @@ class Gaussian(AbstractNoise, AbstractSignLaw):
         return self.matrix
 
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return _normal_signs.mean_sign(gradient, self._std(params))
+        return _normal_signs.mean_sign(gradient, self.scales(params))
 
     def prob_negative(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return _normal_signs.prob_negative(gradient, self._std(params))
+        return _normal_signs.prob_negative(gradient, self.scales(params))
 
     def prob_nonzero(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(prob_nonzero, gradient, self._std(params))
+        return jax.tree.map(prob_nonzero, gradient, self.scales(params))
 
-    def _std(self, params: PyTree) -> PyTree:
+    def unit_quantile(self, probability: Float[Array, "..."]) -> Float[Array, "..."]:
+        return ndtri(probability)
+
+    def scales(self, params: PyTree) -> PyTree:
+        """Gives the standard deviation of each coordinate, shaped like `params`."""
         if self.matrix is None:
             return broadcast_scale(self.scale, params, "scale")
         return jax.tree.map(jnp.sqrt, self.variance(params))
 
     def signs(self, gradient: PyTree, params: PyTree) -> Signs:
         if self.matrix is None:
-            return signs_under_noise(self.mean_sign(gradient, params), self._std(params))
+            return signs_under_noise(self.mean_sign(gradient, params), self.scales(params))
         return super().signs(gradient, params)
 
     @property
@@ -126,7 +132,7 @@ class Gaussian(AbstractNoise, AbstractSignLaw):
     def sign_covariance(self, gradient: PyTree, params: PyTree) -> Float[Array, "d d"]:
         if self.matrix is None:
             return super().sign_covariance(gradient, params)
-        std = self._std(params)
+        std = self.scales(params)
         ratio, one = flat(jax.tree.map(safe_divide, gradient, std)), flat(std)
         variance = jax.tree.map(lambda m, p: p - m * m, *self.sign_moments(gradient, params))
         correlation = safe_divide(safe_divide(self.matrix.astype(ratio.dtype), one[:, None]), one[None])

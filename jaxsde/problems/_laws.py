@@ -46,6 +46,9 @@ class Laplace(AbstractScaleFamily):
     def _density(self, x: Array) -> Array:
         return 0.5 * jnp.exp(-jnp.abs(x))
 
+    def unit_quantile(self, probability: Float[Array, "..."]) -> Float[Array, "..."]:
+        return -jnp.sign(probability - 0.5) * jnp.log(2 * jnp.minimum(probability, 1 - probability))
+
     def _unit_variance(self, dtype: Any) -> Array:
         return jnp.asarray(2.0, dtype)
 
@@ -78,6 +81,9 @@ class Uniform(AbstractScaleFamily):
 
     def _density(self, x: Array) -> Array:
         return 0.25 * (jnp.sign(1 - x) + jnp.sign(1 + x))
+
+    def unit_quantile(self, probability: Float[Array, "..."]) -> Float[Array, "..."]:
+        return 2 * probability - 1
 
     def _unit_variance(self, dtype: Any) -> Array:
         return jnp.asarray(1 / 3, dtype)

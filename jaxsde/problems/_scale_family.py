@@ -12,11 +12,15 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _checks
 from ._noise import AbstractIndependentNoise
+from ._quantile_law import AbstractQuantileLaw
 from ._scale import broadcast_scale, multiply, safe_divide
 from ._sign_law import AbstractSignLaw, Signs, prob_nonzero, signs_under_noise
 
+# Quantiles are found in t = arsinh(x) by halving [0, _FARTHEST] and then by Newton's method.
+_FARTHEST, _HALVINGS, _NEWTON = 85.0, 14, 5
 
-class AbstractScaleFamily(AbstractIndependentNoise, AbstractSignLaw):
+
+class AbstractScaleFamily(AbstractIndependentNoise, AbstractSignLaw, AbstractQuantileLaw):
     """Noise with independent coordinates of one symmetric law, each times a scale of its own."""
 
     scale: eqx.AbstractVar[PyTree[Array]]
@@ -47,25 +51,40 @@ class AbstractScaleFamily(AbstractIndependentNoise, AbstractSignLaw):
             _checks.number("scale", leaf, low=0.0, closed="low")
 
     def validate(self, params: PyTree) -> None:
-        self._scales(params)
+        self.scales(params)
 
     def sample(self, params: PyTree, key: PRNGKeyArray) -> PyTree:
-        return multiply(self._scales(params), _draw(self._sample_unit, key, params))
+        return multiply(self.scales(params), _draw(self._sample_unit, key, params))
 
     def variance(self, params: PyTree) -> PyTree:
-        return jax.tree.map(lambda s: self._unit_variance(s.dtype) * s * s, self._scales(params))
+        return jax.tree.map(lambda s: self._unit_variance(s.dtype) * s * s, self.scales(params))
 
     def mean_sign(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(lambda g, s: _central(self, safe_divide(g, s)), gradient, self._scales(params))
+        return jax.tree.map(lambda g, s: _central(self, safe_divide(g, s)), gradient, self.scales(params))
 
     def prob_nonzero(self, gradient: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(prob_nonzero, gradient, self._scales(params))
+        return jax.tree.map(prob_nonzero, gradient, self.scales(params))
 
     def signs(self, gradient: PyTree, params: PyTree) -> Signs:
-        return signs_under_noise(self.mean_sign(gradient, params), self._scales(params))
+        return signs_under_noise(self.mean_sign(gradient, params), self.scales(params))
 
-    def _scales(self, params: PyTree) -> PyTree:
+    def scales(self, params: PyTree) -> PyTree:
         return broadcast_scale(self.scale, params, "scale")
+
+    def unit_quantile(self, probability: Float[Array, "..."]) -> Float[Array, "..."]:
+        side, tail = jnp.sign(probability - 0.5), jnp.minimum(probability, 1 - probability)
+        inner = 1 - 2 * tail
+        low, high = jnp.zeros_like(tail), jnp.full_like(tail, _FARTHEST)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            below = self._central(jnp.sinh(middle)) < inner
+            low, high = jnp.where(below, middle, low), jnp.where(below, high, middle)
+        t = (low + high) / 2
+        for _ in range(_NEWTON):
+            x = jnp.sinh(t)
+            slope = jnp.maximum(2 * self._density(x) * jnp.cosh(t), jnp.finfo(t.dtype).tiny)
+            t = jnp.clip(t - (self._central(x) - inner) / slope, low, high)
+        return side * jnp.sinh(t)
 
 
 @eqx.filter_custom_jvp

@@ -1,4 +1,4 @@
-from ._chain import Chain as Chain, ChainState as ChainState
+from ._chain import Chain as Chain, ChainState as ChainState, with_own_keys as with_own_keys
 from ._coupled import Coupled as Coupled, CoupledPosition as CoupledPosition
 from ._euler import IndexedEuler as IndexedEuler, over_step as over_step
 from ._increments import (
@@ -19,3 +19,4 @@ from ._sde import (
     DiscretisedSDE as DiscretisedSDE,
     SDETerm as SDETerm,
 )
+from ._traced_transform import traced_transform as traced_transform

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
@@ -44,9 +45,10 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
     learning_rate: Float[Array, ""]
 
     def init(self, params: PyTree, key: PRNGKeyArray | None = None) -> ChainState:
-        """The state before the first step. It takes no random numbers, so needs no key."""
-        del key
-        return ChainState(params, self.make_transform().init(params))
+        """The state before the first step. The key is for transforms that draw noise, so that each seed has its own; without
+        one they start as Optax has them start."""
+        state = self.make_transform().init(params)
+        return ChainState(params, state if key is None else with_own_keys(state, _random.transform_key(key)))
 
     def noise_key(self, key: PRNGKeyArray) -> PRNGKeyArray:
         return _random.gradient_key(key)
@@ -104,3 +106,19 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
             return step(state, n, source.read_step(block, place))
 
         return run_blocks(source.period, draw_block, drawn, state, start, stop)
+
+
+def with_own_keys(transform_state: Any, key: PRNGKeyArray) -> Any:
+    """The state of a transform with keys drawn by `key` in place of those in it, JAX's own or, by the name of the field, raw
+    ones."""
+    leaves, structure = jax.tree.flatten_with_path(transform_state)
+
+    def own(i: int, path: Any, leaf: Any) -> Any:
+        typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if not typed and not (leaf.dtype == jnp.uint32 and "key" in jax.tree_util.keystr(path[-1:])):
+            return leaf
+        like = jax.eval_shape(jax.random.key_data, leaf) if typed else leaf
+        words = jax.random.bits(jax.random.fold_in(key, i), like.shape, jnp.uint32)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf)) if typed else words
+
+    return jax.tree.unflatten(structure, [own(i, path, leaf) for i, (path, leaf) in enumerate(leaves)])

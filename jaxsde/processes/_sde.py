@@ -42,6 +42,8 @@ class SDE(eqx.Module):
     - `whiten`: `(params, stochastic gradient) -> increment`: the noise of one stochastic gradient as the increment
       that stands for it, with mean 0 and covariance 1 given the parameters; `None` where it is not known.
     - `model`: what `sde(problem, model)` was asked for; `None` where the SDE is no model's.
+    - `fitted_step`: `(now, y, G, h, dW) -> move`: the move over a step h of a scheme that is fitted to the optimizer's own
+      steps, to be made in place of Euler's $h\\,b + A\\,dW$, to which it tends; `None` where there is none.
     """
 
     statistics: Callable[[PyTree], Any]
@@ -54,6 +56,7 @@ class SDE(eqx.Module):
     noise_like: Callable[[Y], PyTree] | None = None
     whiten: Callable[[PyTree, PyTree], PyTree] | None = None
     model: str | None = eqx.field(static=True, default=None)
+    fitted_step: Callable[[Instant, Y, Any, Array, PyTree], Y] | None = None
 
     def noise_shaped(self, y: Y) -> PyTree:
         """A pytree shaped like the noise: as that of the gradient, unless the SDE says otherwise."""
@@ -99,7 +102,7 @@ class SDE(eqx.Module):
         key = _random.stream_key(key)
         x0 = self.problem.validate(x0(_random.start_key(key)) if is_sampler(x0) else x0)
         bounds = jnp.asarray(0), jnp.asarray(self.start_steps)
-        state = self.chain.run(self.chain.init(x0), *bounds, _random.gradient_key(key))
+        state = self.chain.run(self.chain.init(x0, key), *bounds, _random.gradient_key(key))
         dtype = jnp.result_type(*jax.tree.leaves(x0))
         return self.start_steps * self.learning_rate.astype(dtype), self.state_from_chain(state)
 
@@ -166,7 +169,7 @@ class DiffusionTerm(diffrax.AbstractTerm):
 
 
 class SDETerm(diffrax.AbstractTerm):
-    """The increment of an [`SDE`][] over one Euler step, for the control `(h, dW)`.
+    """The increment of an [`SDE`][] over one Euler step, or the fitted one that it has instead, for the control `(h, dW)`.
 
     Where the SDE has a semi-implicit part, that part moves along its drift first and the coefficients of the rest are those at
     its new value. The gradient is still evaluated once.
@@ -191,6 +194,8 @@ class SDETerm(diffrax.AbstractTerm):
         del args
         sde, (h, _) = self.sde, control
         now, statistics = sde.instant(t), sde.statistics(sde.position(y))
+        if sde.fitted_step is not None:
+            return sde.fitted_step(now, y, statistics, *control)
         if sde.semi_implicit is None:
             return self.prod(sde.coefficients(now, y, statistics), control)
         drift, _ = sde.coefficients(now, y, statistics)
@@ -240,7 +245,7 @@ class DiscretisedSDE(AbstractDrivenProcess):
         return self.sde.learning_rate
 
     def init(self, params: PyTree, key: PRNGKeyArray) -> DiscretisedState:
-        state, lead = self.sde.chain.init(params), None
+        state, lead = self.sde.chain.init(params, key), None
         if self.sde.start_steps:
             stream = self.sde.chain.noise_key(key)
 
