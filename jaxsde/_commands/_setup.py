@@ -25,7 +25,8 @@ def _models_by_optimizer() -> str:
     names: dict[tuple[str, ...], list[str]] = {}
     for name, row in OPTIMIZERS.items():
         names.setdefault(row.kind.models, []).append(name)
-    return "; ".join(f"{', '.join(alike)}: {', '.join(models)}" for models, alike in names.items() if models)
+    listed = "; ".join(f"{', '.join(alike)}: {', '.join(models)}" for models, alike in names.items() if models)
+    return f"{listed}. The first is the default"
 
 
 def _problems_in_words() -> str:
@@ -61,9 +62,11 @@ class Setup(Resumable):
     """student-t: degrees of freedom."""
     alpha: float = 1.5
     """alpha-stable: the index of stability."""
-    model: Annotated[_Model, tyro.conf.arg(help=f"The SDE's model. {_models_by_optimizer()}.")] = "compagnoni"
+    model: Annotated[_Model | None, tyro.conf.arg(help=f"The SDE's model. {_models_by_optimizer()}.")] = None
     learning_rate: float = 0.01
     """The learning rate."""
+    momentum: float = 0.9
+    """momentum: the share of the sum of gradients that a step keeps."""
     b1: float = 0.9
     """Adam(W): decay of the mean gradient."""
     b2: float = 0.99
@@ -102,7 +105,7 @@ class Setup(Resumable):
             alpha=self.alpha,
         )
         optimizer = self._optimizer(problem, x0)
-        if optimizer.models:
+        if optimizer.models and self.model is not None:
             optimizer.check_model(self.model)
         return optimizer, problem, x0
 

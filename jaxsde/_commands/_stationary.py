@@ -46,7 +46,7 @@ def run_stationary(arguments: Stationary) -> None:
         with arguments.resumed():
             columns["optimizer"] = stationary(opt.chain(problem), x0, **common)
             try:
-                sde = opt.sde(problem, model=arguments.model)
+                sde = opt.sde(problem) if arguments.model is None else opt.sde(problem, model=arguments.model)
                 runs = [stationary(sde, x0, substeps=n * arguments.substeps, **common) for n in (1, 2)]
                 columns["SDE"] = extrapolate_law(*runs)
             except ValueError as error:

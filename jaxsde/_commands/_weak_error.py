@@ -47,7 +47,7 @@ def run_weak_error(arguments: WeakError) -> None:
             start_time=arguments.start_time,
         )
     print(reporting.weak_error_table(result))
-    name = f"jaxsde-weak-error-{arguments.optimizer}-{arguments.model}.png"
+    name = f"jaxsde-weak-error-{arguments.optimizer}-{arguments.model or optimizer.default_model}.png"
     draw = lambda path: reporting.plot_weak_error(result, "loss").figure.savefig(path, dpi=150)
     [picture] = write_files(arguments.out, {name: draw}, force=arguments.force)
     print(f"wrote {picture}")

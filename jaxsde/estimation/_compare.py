@@ -98,7 +98,7 @@ def compare(
     key: Key | None = None,
     every: int | None = None,
     substeps: int = 8,
-    model: str = "compagnoni",
+    model: str | None = None,
     groups: int = 40,
     chunk: int | None = None,
     progress: bool = True,
@@ -117,7 +117,7 @@ def compare(
     - `steps`, `seeds`, `key`, `every`, `substeps`, `chunk`, `progress`: as in [`simulate`][]; `every` is by default
       about a hundredth of `steps`, and odd if possible. Where it is even, more times are recorded than returned, for the
       stationary quantities.
-    - `model`: the SDE's.
+    - `model`: the SDE's; by default the first of the optimizer's.
     - `groups`: the number of groups of seeds for the jackknife; at most that of seeds.
 
     **Returns:** a [`Comparison`][], for `jaxsde.reporting.table`, `.plot` and `.save`. If there is no SDE or no theory, that
@@ -153,6 +153,7 @@ def compare(
             f"no stationary quantities: {steps // stride} records are too few to tell the end of the run from its start"
         )
     chain = opt.chain(problem)
+    model = opt.default_model if model is None else model
     try:
         sde = opt.sde(problem, model=model)
     except _checks.NotAnOption:

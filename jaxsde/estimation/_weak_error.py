@@ -90,7 +90,7 @@ def weak_error(
     test_functions: Mapping[str, Callable[[PyTree], Any]] | None = None,
     seeds: int = 20_000,
     substeps: int = 4,
-    model: str = "compagnoni",
+    model: str | None = None,
     start_time: float | None = None,
     progress: bool = True,
 ) -> WeakError:
@@ -115,7 +115,7 @@ def weak_error(
       each coordinate's first two moments (up to three coordinates), and $\\cos$ and $\\sin$ of the sum of coordinates,
       which see the whole law.
     - `substeps`: solver steps per optimizer step, for the coarser of the two runs of the SDE.
-    - `model`: the SDE's.
+    - `model`: the SDE's; by default the first of the optimizer's.
     - `start_time`: for RMSprop(W) and Adam(W), the time up to which the optimizer itself is run before the SDE, instead of
       for one step. Adam's SDE is singular at 0, and orders show only away from there.
 
@@ -158,6 +158,7 @@ def weak_error(
 
     # Make all of them before simulating: a rate without an optimizer or an SDE should raise at once.
     scaled = [at_rate(opt, rate) for rate in rates]
+    model = opt.default_model if model is None else model
     sdes = [other.sde(problem, model, **more) for other, more in zip(scaled, starts, strict=True)]
     sides = []
     for i, (count, other, sde) in enumerate(zip(steps, scaled, sdes, strict=True)):
