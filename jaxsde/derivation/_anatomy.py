@@ -143,7 +143,7 @@ class _Probe:
     def params(self, vectors: np.ndarray) -> PyTree:
         """Vectors of all coordinates as pytrees with the same leading axes."""
         parts = np.split(vectors, np.cumsum(self.sizes)[:-1], axis=-1)
-        shaped = [jnp.asarray(v.reshape(*v.shape[:-1], *a.shape), a.dtype) for v, a in zip(parts, self.leaves, strict=True)]
+        shaped = [jnp.asarray(v.reshape((*v.shape[:-1], *a.shape)), a.dtype) for v, a in zip(parts, self.leaves, strict=True)]
         return jax.tree.unflatten(self.structure, shaped)
 
     def normal(self, *shape: int) -> np.ndarray:

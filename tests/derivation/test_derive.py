@@ -1,4 +1,4 @@
-"""The derived SDE against laws that are known otherwise: SciPy's, NumPy's sums over drawn noise, and exact linear recursions."""
+"""The derived SDE against laws that are known otherwise: SciPy's, sums over drawn noise, and exact linear recursions."""
 
 import warnings
 
@@ -134,8 +134,8 @@ def test_steps_compose_to_the_chains_mean_map():
 
 
 def test_the_error_of_a_linear_equation_is_of_second_order():
-    """SGD with momentum at a fixed rate of forgetting: the mean at time 1 of the continuous equation against the chain's, exact.
-    The slope is 2, and 1 without the correction."""
+    """SGD with momentum at a fixed rate of forgetting: the mean at time 1 of the continuous equation against the chain's exact
+    one. The slope is 2, and 1 without the correction."""
     errors = {1: [], 2: []}
     rates = (0.04, 0.02, 0.01)
     for eta in rates:
