@@ -30,28 +30,38 @@ from .estimation import (
     weak_error as weak_error,
 )
 from .optimizers import (
+    SAM as SAM,
     SGD as SGD,
+    USAM as USAM,
     Adam as Adam,
     AdamW as AdamW,
+    CompressedSGD as CompressedSGD,
+    DistributedSignSGD as DistributedSignSGD,
+    Lion as Lion,
+    Momentum as Momentum,
     Optax as Optax,
     RMSprop as RMSprop,
     RMSpropW as RMSpropW,
     SignSGD as SignSGD,
+    Signum as Signum,
     svag as svag,
 )
 from .problems import (
     AlphaStable as AlphaStable,
     EmbeddedSaddle as EmbeddedSaddle,
     Gaussian as Gaussian,
+    GaussianDesign as GaussianDesign,
     Laplace as Laplace,
     LinearRegression as LinearRegression,
     LogisticRegression as LogisticRegression,
     MeanLoss as MeanLoss,
     MiniBatch as MiniBatch,
+    OnePass as OnePass,
     Problem as Problem,
     Quadratic as Quadratic,
     StudentT as StudentT,
     Uniform as Uniform,
+    one_pass_regression as one_pass_regression,
 )
 from .processes import (
     SDE as SDE,

@@ -43,6 +43,7 @@ _DECAY = {"weight_decay": 0.1}
 
 OPTIMIZERS: dict[str, OptimizerRow] = {
     "sgd": OptimizerRow(optimizers.SGD),
+    "momentum": OptimizerRow(optimizers.Momentum),
     "sign_sgd": OptimizerRow(optimizers.SignSGD),
     "rmsprop": OptimizerRow(optimizers.RMSprop, {"decay": 0.99}),
     "rmspropw": OptimizerRow(optimizers.RMSpropW, {"decay": 0.99} | _DECAY),

@@ -27,3 +27,18 @@ def interrupt_before_chunk(number, monkeypatch):
         return begin(task, first)
 
     monkeypatch.setattr(Task, "begin", interrupted)
+
+
+class Compilations:
+    """Counts compiled programs, by JAX's own events."""
+
+    def __enter__(self):
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def _listen(self, event, duration, **_):
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+    def __exit__(self, *_):
+        jax.monitoring.clear_event_listeners()

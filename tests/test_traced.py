@@ -10,27 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from common import Compilations
 
 import jaxsde as js
 from jaxsde._traced import is_lasting, is_traced, traced
 
 X0 = jnp.array([1.0, -1.0])
 QUADRATIC = js.Problem(js.Quadratic([2.0, 1.0]), js.Gaussian(0.3))
-
-
-class _Compilations:
-    """Counts compiled programs, by JAX's own events."""
-
-    def __enter__(self):
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-        return self
-
-    def _listen(self, event, duration, **_):
-        self.count += event == "/jax/core/compile/backend_compile_duration"
-
-    def __exit__(self, *_):
-        jax.monitoring.clear_event_listeners()
 
 
 def _run(process, x0=X0, **more):
@@ -101,7 +87,7 @@ FRESH = [value for name, value in list(globals().items()) if name.startswith("_f
 @pytest.mark.parametrize("fresh", FRESH, ids=lambda f: f.__name__[7:])
 def test_fresh_functions_that_compute_the_same_share_programs(fresh):
     fresh(0), fresh(1)  # the second time, small programs of JAX's own are there too
-    with _Compilations() as compiled:
+    with Compilations() as compiled:
         for k in range(2, 5):
             fresh(k)
     assert compiled.count == 0
@@ -109,7 +95,7 @@ def test_fresh_functions_that_compute_the_same_share_programs(fresh):
 
 def test_a_hundred_lambdas_share_one_program():
     _fresh_observables(0)
-    with _Compilations() as compiled:
+    with Compilations() as compiled:
         for k in range(100):
             _fresh_observables(k)
     assert compiled.count == 0

@@ -52,7 +52,7 @@ def run_compare(arguments: Compare) -> None:
                 seeds=seeds,
                 key=arguments.key,
                 substeps=default.substeps if arguments.substeps is None else arguments.substeps,
-                model=arguments.model_of(optimizer),
+                model=arguments.model,
                 groups=min(40, max(2, seeds)),
             )
     except Interrupted as stopped:

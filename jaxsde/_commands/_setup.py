@@ -37,7 +37,8 @@ def _models_by_optimizer() -> str:
     for name, row in OPTIMIZERS.items():
         names.setdefault(row.kind.models, []).append(name)
     names[Optax.models] = ["optax:NAME, MODULE:FACTORY"]
-    return "; ".join(f"{', '.join(alike)}: {', '.join(models)}" for models, alike in names.items() if models)
+    listed = "; ".join(f"{', '.join(alike)}: {', '.join(models)}" for models, alike in names.items() if models)
+    return f"{listed}. The first is the default"
 
 
 def _problems_in_words() -> str:
@@ -54,7 +55,6 @@ def by_problem(field: str) -> str:
 
 
 _OF_THE_REGISTRY = tuple(dict.fromkeys(name for row in OPTIMIZERS.values() for name in row.hyperparameters))
-_MODEL = f"The SDE's model, by default the first of the optimizer's. {_models_by_optimizer()}."
 _SCALE = "Its scale per coordinate: the standard deviation of Gaussian noise."
 
 
@@ -79,9 +79,11 @@ class Setup(Resumable):
     """student-t: degrees of freedom."""
     alpha: float = 1.5
     """alpha-stable: the index of stability."""
-    model: Annotated[_Model, tyro.conf.arg(help=_MODEL)] = None
+    model: Annotated[_Model, tyro.conf.arg(help=f"The SDE's model. {_models_by_optimizer()}.")] = None
     learning_rate: float = 0.01
     """The learning rate."""
+    momentum: float = 0.9
+    """momentum: the share of the sum of gradients that a step keeps."""
     b1: float = 0.9
     """Adam(W): decay of the mean gradient."""
     b2: float = 0.99
@@ -120,13 +122,9 @@ class Setup(Resumable):
             alpha=self.alpha,
         )
         optimizer = self._optimizer(problem, x0)
-        if optimizer.models:
-            optimizer.check_model(self.model_of(optimizer))
+        if optimizer.models and self.model is not None:
+            optimizer.check_model(self.model)
         return optimizer, problem, x0
-
-    def model_of(self, optimizer: Any) -> str:
-        """The SDE's model."""
-        return next(iter(optimizer.models), "none") if self.model is None else self.model
 
     @property
     def label(self) -> str:

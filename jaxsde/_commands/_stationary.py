@@ -48,7 +48,7 @@ def run_stationary(arguments: Stationary) -> None:
         with arguments.resumed():
             columns["optimizer"] = stationary(opt.chain(problem), x0, **common)
             try:
-                sde = opt.sde_for(problem, arguments.model_of(opt), start)
+                sde = opt.sde_for(problem, arguments.model or opt.default_model, start)
                 runs = [stationary(sde, x0, substeps=n * arguments.substeps, **common) for n in (1, 2)]
                 columns["SDE"] = extrapolate_law(*runs)
             except ValueError as error:

@@ -33,7 +33,6 @@ def run_weak_error(arguments: WeakError) -> None:
     require("matplotlib", extra="plots", purpose="the picture")
     prepare(arguments.out)
     optimizer, problem, x0 = arguments.build()
-    model = arguments.model_of(optimizer)
     with arguments.resumed():
         result = weak_error(
             optimizer,
@@ -44,11 +43,11 @@ def run_weak_error(arguments: WeakError) -> None:
             key=arguments.key,
             seeds=arguments.seeds,
             substeps=arguments.substeps,
-            model=model,
+            model=arguments.model,
             start_time=arguments.start_time,
         )
     print(reporting.weak_error_table(result))
-    name = f"jaxsde-weak-error-{arguments.label}-{model}.png"
+    name = f"jaxsde-weak-error-{arguments.label}-{arguments.model or optimizer.default_model}.png"
     draw = lambda path: reporting.plot_weak_error(result, "loss").figure.savefig(path, dpi=150)
     [picture] = write_files(arguments.out, {name: draw}, force=arguments.force)
     print(f"wrote {picture}")

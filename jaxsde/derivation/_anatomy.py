@@ -40,6 +40,7 @@ _LONG, _EARLY = 400, 40
 """Steps after which the moves of positive buffers are looked at."""
 _WIDE, _RARE, _FACTORS = 0.5, 40.0, 0.02
 _LINEAR = 1e-4
+_NODES, _MANY_NODES, _PRECISE = (3, 5, 9, 15), 33, 1e-3
 
 
 class NotDerivable(ValueError):
@@ -59,6 +60,8 @@ class Anatomy(NamedTuple):
     """The same for what is not linear in the gradient's noise."""
     regularity: str
     """Of an update as a function of the gradient: smooth, with kinks or with jumps."""
+    nodes: int
+    """How many of Gauss and Hermite's nodes give mean and variances of a smooth update to a thousandth."""
     bounded: bool
     """Whether the moves stay bounded, or nearly so, as the gradient grows."""
     settled: tuple[Any, ...]
@@ -79,12 +82,15 @@ def anatomy_of(make: MakeTransform, like: PyTree) -> Anatomy:
     make = jax.tree.map(_representative, make)
     small = jax.tree.map(_small, like)
     with jax.ensure_compile_time_eval():
-        check_update(make, small)
-        traced = traced_transform(make, jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), small))
+        try:
+            traced = traced_transform(make, jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), small))
+        except Exception as error:
+            raise NotDerivable(_cannot_run(error)) from error
         known = _Probe(traced, small, make, like)
-        _check_no_keys(known.shapes)
         key = _key(traced, known)
         if key not in _KNOWN:
+            check_update(traced, small)
+            _check_no_keys(known.shapes)
             while len(_KNOWN) >= _MOST_KNOWN:
                 del _KNOWN[next(iter(_KNOWN))]
             _KNOWN[key] = _anatomy(known)
@@ -104,7 +110,7 @@ def _key(make: MakeTransform, probe: "_Probe") -> Any:
 
 def _representative(leaf: Any) -> Any:
     """Some number for one that is being traced: what kind of buffer there is does not depend on it."""
-    return jnp.full(leaf.shape, 0.5, leaf.dtype) if isinstance(leaf, Tracer) else leaf
+    return np.full(leaf.shape, 0.5, leaf.dtype) if isinstance(leaf, Tracer) else leaf
 
 
 def _small(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -127,11 +133,15 @@ def check_update(make: MakeTransform, like: PyTree) -> None:
         if made != wanted:
             raise ValueError(f"its updates have the shapes {made} for parameters of the shapes {wanted}")
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise NotDerivable(
-            "the transform cannot be run with the gradient and the parameters alone: it may need the loss's value, its "
-            f"Hessian, a second gradient, or a gradient for each example ({reason})"
-        ) from error
+        raise NotDerivable(_cannot_run(error)) from error
+
+
+def _cannot_run(error: Exception) -> str:
+    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return (
+        "the transform cannot be run with the gradient and the parameters alone: it may need the loss's value, its Hessian, a "
+        f"second gradient, or a gradient for each example ({reason})"
+    )
 
 
 class _Probe:
@@ -151,7 +161,7 @@ class _Probe:
     def params(self, vectors: np.ndarray) -> PyTree:
         """Vectors of all coordinates as pytrees with the same leading axes."""
         parts = np.split(vectors, np.cumsum(self.sizes)[:-1], axis=-1)
-        shaped = [jnp.asarray(v.reshape(*v.shape[:-1], *a.shape), a.dtype) for v, a in zip(parts, self.leaves, strict=True)]
+        shaped = [jnp.asarray(v.reshape((*v.shape[:-1], *a.shape)), a.dtype) for v, a in zip(parts, self.leaves, strict=True)]
         return jax.tree.unflatten(self.structure, shaped)
 
     def normal(self, *shape: int) -> np.ndarray:
@@ -205,8 +215,9 @@ def _anatomy(probe: _Probe) -> Anatomy:
     regularity = _regularity(probe, state, x)
     bounded = _is_bounded(probe, kinds, state, x)
     pivots, residual = _pivots(probe, kinds, owners, state, x)
+    nodes = _enough_nodes(probe, kinds, state, x) if regularity == SMOOTH else 0
     settled = tuple(seen.runs[0][-1][q].item() if kind == SETTLED else None for q, kind in enumerate(kinds))
-    return Anatomy(kinds, owners, pivots, residual, regularity, bounded, settled, _cautions(probe, kinds))
+    return Anatomy(kinds, owners, pivots, residual, regularity, nodes, bounded, settled, _cautions(probe, kinds))
 
 
 class _Seen:
@@ -373,6 +384,23 @@ def _is_bounded(probe: _Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray
     return bool(np.all(np.abs(far) <= 10 * np.abs(near) + 1e-6))
 
 
+def _enough_nodes(probe: _Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray) -> int:
+    def law(count: int) -> tuple[np.ndarray, np.ndarray]:
+        z, w = np.polynomial.hermite_e.hermegauss(count)
+        moved = _along(probe, state, x, z[:, None] * np.ones(probe.count), _charted(kinds))
+        w = w / w.sum()
+        mean = w @ moved
+        return mean, w @ (moved - mean) ** 2
+
+    mean, variance = law(_MANY_NODES)
+    size = np.sqrt(variance) + _LINEAR * np.abs(mean) + 1e-30
+    for count in _NODES:
+        other, spread = law(count)
+        if np.all(np.abs(other - mean) < _PRECISE * size) and np.all(np.abs(spread - variance) < _PRECISE * size**2):
+            return count
+    return _NODES[-1]
+
+
 def _pivots(
     probe: _Probe, kinds: tuple[str, ...], owners: tuple[int, ...], state: Any, x: np.ndarray
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
@@ -430,8 +458,8 @@ def _cautions(probe: _Probe, kinds: tuple[str, ...]) -> tuple[str, ...]:
     cautions = []
     for column in moves.T:
         early, late = np.concatenate(list(column[1:_EARLY])), np.concatenate(list(column[_LONG // 2 :]))
-        moved = np.round(early[np.abs(early) > 1e-3], 3)  # a running maximum moves rarely, but never twice by the same factor
-        if np.std(early) > _FACTORS and len(np.unique(moved)) <= min(_EARLY, len(moved)) // 4:
+        jumps = np.round(early[early != 0], 3)
+        if np.std(early) > _FACTORS and len(np.unique(jumps)) <= len(jumps) // 4:
             raise NotDerivable(_MULTIPLIES)
         spread = np.std(late)
         if spread > _WIDE:

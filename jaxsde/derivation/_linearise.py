@@ -1,6 +1,6 @@
 """Linear response: the fixed point of an optimizer's mean map, and the stationary law, rates and stability around it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy  # whose parts load when they are first used
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from .. import _checks
 from .._double import converted, double_precision
@@ -116,77 +116,120 @@ def _dense(sde: SDE) -> SDE:
     return eqx.tree_at(lambda s: [getattr(s, m) for m in methods], sde, [getattr(dense, m) for m in methods])
 
 
+class _Place(eqx.Module):
+    """An SDE at a late time, and which numbers of its state move: the others stay as in `template`."""
+
+    sde: SDE
+    template: PyTree
+    moving: Int[Array, " n"]
+
+    def state(self, v: Any) -> PyTree:
+        full, unravel = ravel_pytree(self.template)
+        return unravel(full.at[self.moving].set(v))
+
+    @property
+    def now(self) -> Instant:
+        return Instant(_LATE * self.sde.learning_rate, jnp.asarray(_LATE, jnp.int32))
+
+
+def _drift(place: _Place, v: Any) -> Array:
+    return ravel_pytree(place.sde.drift(place.now, place.state(v)))[0][place.moving]
+
+
+@eqx.filter_jit
+def _drifts(place: _Place, points: Any) -> Array:
+    return jax.vmap(lambda v: _drift(place, v))(points)
+
+
+@eqx.filter_jit
+def _derivative(place: _Place, v: Any) -> Array:
+    return jax.jacfwd(lambda v: _drift(place, v))(v)
+
+
+@eqx.filter_jit
+def _noises(place: _Place, points: Any) -> Array:
+    """The covariance of the noise, per unit of time."""
+
+    def one(v: Any) -> Array:
+        y = place.state(v)
+        increment, unravel = ravel_pytree(place.sde.noise_shaped(y))
+        diffusion = place.sde.diffusion(place.now, y)
+        root = jax.vmap(lambda e: ravel_pytree(diffusion(unravel(e)))[0])(jnp.eye(increment.size))
+        return matmul(root.T, root)[place.moving][:, place.moving]
+
+    return jax.vmap(one)(points)
+
+
+@eqx.filter_jit
+def _settled(place: _Place, v: Any) -> Array:
+    """Where the mean map leads."""
+    eta = place.sde.learning_rate
+    return jax.lax.fori_loop(0, _MAPS, lambda _, v: v + eta * _drift(place, v), v)
+
+
+@eqx.filter_jit
+def _into_x(place: _Place, v: Any) -> Array:
+    """The matrix that picks the parameters out of the state."""
+    return jax.jacfwd(lambda v: ravel_pytree(place.sde.position(place.state(v)))[0])(v)
+
+
+@eqx.filter_jit
+def _started(sde: SDE, x0: PyTree) -> PyTree:
+    return sde.init(x0, jax.random.key(0))[1]
+
+
 class _System:
-    """An SDE at a late time, as functions of the vector of those numbers of its state that move."""
+    """An SDE as functions of vectors of NumPy."""
 
     def __init__(self, sde: SDE, x0: PyTree):
-        y = sde.init(x0, jax.random.key(0))[1]
-        full, unravel = ravel_pytree(y)
+        template = _started(sde, x0)
+        full = np.asarray(ravel_pytree(template)[0])
         if full.size > _MOST:
             raise ValueError(f"linearise takes a matrix over the state, of at most {_MOST} numbers; this one has {full.size}")
-        rate = sde.learning_rate
-        now = Instant(_LATE * rate, jnp.asarray(_LATE, jnp.int32))
-        increment, unravel_increment = ravel_pytree(sde.noise_shaped(y))
+        whole = _Place(sde, template, jnp.arange(full.size))
+        still = (np.asarray(_drifts(whole, full[None])[0]) == 0) & (np.diagonal(_noises(whole, full[None])[0]) == 0)
+        moving = np.flatnonzero(~still | np.any(np.asarray(_into_x(whole, full)) != 0, axis=0))
+        self.place = _Place(sde, template, jnp.asarray(moving))
+        self.eta, self.smooth, self.start = float(sde.learning_rate), _is_smooth(sde), full[moving]
+        self.into_x = np.asarray(_into_x(self.place, self.start))
 
-        def drift(v: Array) -> Array:
-            return ravel_pytree(sde.drift(now, unravel(v)))[0]
+    def params(self, v: np.ndarray) -> PyTree:
+        return self.place.sde.position(self.place.state(jnp.asarray(v)))
 
-        def noise(v: Array) -> Array:
-            diffusion = sde.diffusion(now, unravel(v))
-            root = jax.vmap(lambda e: ravel_pytree(diffusion(unravel_increment(e)))[0])(jnp.eye(increment.size))
-            return matmul(root.T, root)
+    def drifts(self, points: np.ndarray) -> np.ndarray:
+        return np.asarray(_drifts(self.place, points))
 
-        into_x = jax.jacfwd(lambda v: ravel_pytree(sde.position(unravel(v)))[0])(full)
-        still = (jax.jit(drift)(full) == 0) & (jnp.diagonal(jax.jit(noise)(full)) == 0) & ~jnp.any(into_x != 0, axis=0)
-        moving = np.flatnonzero(~np.asarray(still))
-        put = lambda v: full.at[moving].set(v)
-        self.eta, self.smooth, self.start = float(rate), _is_smooth(sde), np.asarray(full)[moving]
-        self.into_x = np.asarray(into_x)[:, moving]
-        self.params = lambda v: sde.position(unravel(put(jnp.asarray(v))))
-        self._drift = lambda v: drift(put(v))[moving]
-        self.drifts = jax.jit(jax.vmap(self._drift))
-        self.noises = jax.jit(jax.vmap(lambda v: noise(put(v))[moving][:, moving]))
-        self._derivative = jax.jit(jax.jacfwd(self._drift))
-
-    def drift(self, v: np.ndarray) -> np.ndarray:
-        return np.asarray(self.drifts(v[None])[0])
-
-    def noise(self, v: np.ndarray) -> np.ndarray:
-        return np.asarray(self.noises(v[None])[0])
+    def noises(self, points: np.ndarray) -> np.ndarray:
+        return np.asarray(_noises(self.place, points))
 
     def jacobian(self, v: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Of the drift: its derivative, or differences over a share of the spread of each number."""
         if self.smooth:
-            return np.asarray(self._derivative(jnp.asarray(v)))
+            return np.asarray(_derivative(self.place, v))
         width = np.diag(_WIDTH * spread)
-        return np.asarray(self.drifts(v + width) - self.drifts(v - width)).T / (2 * _WIDTH * spread)
+        return (self.drifts(v + width) - self.drifts(v - width)).T / (2 * _WIDTH * spread)
 
     def settled(self) -> np.ndarray:
-        """Where the mean map leads from the start."""
-
-        def move(_: Array, v: Array) -> Array:
-            return v + self.eta * self._drift(v)
-
-        return np.asarray(jax.jit(lambda v: jax.lax.fori_loop(0, _MAPS, move, v))(jnp.asarray(self.start)))
+        return np.asarray(_settled(self.place, self.start))
 
 
 def _response(system: _System, plain: _System, discrete: bool, why: str) -> LinearResponse:
     n, eta, pick = len(system.start), system.eta, system.into_x
     v = system.settled()
-    step = np.sqrt(np.maximum(np.diagonal(system.noise(v)) * eta, 1e-30))
+    step = np.sqrt(np.maximum(np.diagonal(system.noises(v[None])[0]) * eta, 1e-30))
     spread = 5 * step
     for _ in range(_NEWTON_STEPS):
         jacobian = system.jacobian(v, spread)
         with np.errstate(all="ignore"):
-            covariance = _stationary(jacobian, system.noise(v), eta, discrete)
+            covariance = _stationary(jacobian, system.noises(v[None])[0], eta, discrete)
         if np.all(np.isfinite(covariance)):
             spread = np.sqrt(np.maximum(np.diagonal(covariance), step**2))
-        change = np.linalg.lstsq(jacobian, -system.drift(v), rcond=None)[0]
+        change = np.linalg.lstsq(jacobian, -system.drifts(v[None])[0], rcond=None)[0]
         v = v + np.clip(change, -spread, spread)
-    moved = np.abs(eta * system.drift(v))
+    moved = np.abs(eta * system.drifts(v[None])[0])
     if not why and not np.all(moved <= _SETTLED[system.smooth] * (step + 1e-3 * np.abs(v))):
         why = "the mean map has no fixed point near x0: part of the state keeps growing, or leaves"
-    jacobian, noise = system.jacobian(v, spread), system.noise(v)
+    jacobian, noise = system.jacobian(v, spread), system.noises(v[None])[0]
     covariance = _stationary(jacobian, noise, eta, discrete)
     averaged = np.full_like(covariance, np.nan)
     if not why and not np.all(np.isfinite(covariance)):
@@ -240,11 +283,11 @@ def _averaged(system: _System, v: np.ndarray, covariance: np.ndarray, discrete: 
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0))
         points = normals @ root.T
-        odd = np.asarray(system.drifts(v + points) - system.drifts(v - points)) / 2
+        odd = (system.drifts(v + points) - system.drifts(v - points)) / 2
         # In the coordinates in which the law is standard: some numbers may have none of the noise.
         slope = np.linalg.lstsq(normals, odd, rcond=None)[0].T @ np.linalg.pinv(root)
         some = points[:_NOISES]
-        noise = np.mean(np.asarray(system.noises(np.concatenate([v + some, v - some]))), axis=0)
+        noise = np.mean(system.noises(np.concatenate([v + some, v - some])), axis=0)
         new = _stationary(slope, noise, system.eta, discrete)
         if not np.all(np.isfinite(new)):
             return new

@@ -35,13 +35,19 @@ def _folded(add: Callable[[Any, Array, Array], Any], start: Any, z: Float[Array,
     if z.shape[0] > _MOST_UNROLLED:
         return jax.lax.scan(lambda total, node: (add(total, *node), None), start, (z, w))[0]
     for j in range(z.shape[0]):
-        start = add(start, z[j], w[j])
+        if j != z.shape[0] // 2:  # the central node differs by nothing from itself
+            start = add(start, z[j], w[j])
     return start
+
+
+def _centre(z: Float[Array, " n"]) -> Array:
+    """The node of which differences are taken."""
+    return z[z.shape[0] // 2]
 
 
 def mean_move(rows_at: Callable[[Array], list[Rows]], z: Float[Array, " n"], w: Float[Array, " n"]) -> list[Rows]:
     """The means of the rows of each leaf over the nodes."""
-    centre = rows_at(jnp.zeros((), z.dtype))
+    centre = rows_at(_centre(z))
 
     def add(total: list[Rows], z: Array, w: Array) -> list[Rows]:
         return jax.tree.map(lambda t, v, c: t + w * (v - c), total, rows_at(z), centre)
@@ -57,7 +63,7 @@ def moments(
     Differences to the central node are summed, so that nothing cancels. With `aligned`, the first increment is the gradient's
     noise itself: its factor is the part of the rows that is linear in it.
     """
-    centre = rows_at(jnp.zeros((), z.dtype))
+    centre = rows_at(_centre(z))
     nothing = jax.tree.map(jnp.zeros_like, centre)
 
     def add(total: Any, z: Array, w: Array) -> Any:

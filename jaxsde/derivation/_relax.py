@@ -117,9 +117,8 @@ def relax(optimizer: Any, problem: Problem, m: int, *, start_steps: int = 3) -> 
     >>> js.simulate(process, jnp.ones((2, 2)), steps=8, seeds=4, key=jax.random.key(0))["x"].mean.shape
     (2, 2, 2)
     """
-    chain: Any = getattr(optimizer, "chain", None)
-    if not callable(chain):
+    if not callable(getattr(optimizer, "chain", None)):
         raise TypeError(f"optimizer must be an optimizer such as jaxsde.Optax(optax.lion, 0.01), got {optimizer!r}")
     parts = _checks.count("m", m, most=_MOST)
     first = _checks.count("start_steps", start_steps, least=0)
-    return Relaxed(chain(problem), parts, first if parts > 1 else 0, ())
+    return Relaxed(optimizer.chain(problem), parts, first if parts > 1 else 0, ())

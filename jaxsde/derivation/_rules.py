@@ -1,8 +1,10 @@
 """Means over the law of a gradient noise, as sums over nodes."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -14,7 +16,7 @@ from ..problems import AbstractNoise, AbstractQuantileLaw, Gaussian
 SMOOTH, KINK, JUMP = "smooth", "kink", "jump"
 """How an update depends on the gradient."""
 
-_NODES = {SMOOTH: 8, KINK: 16, JUMP: 16}
+_SHIFTED_NODES = 16
 
 # Nodes in equal shares of the probability are shifted anew at each of the solver's steps, to so many places.
 _SHIFTS = 4096
@@ -25,11 +27,17 @@ _TICKS = 64
 _HALF_NODES, _REACH = 16, 2.9
 
 
-class Rule(NamedTuple):
-    """Nodes and weights for the law of scale 1: one row, or one for each shift."""
+class Rule(eqx.Module):
+    """Nodes and weights for the law of scale 1: one row, or one for each shift.
+
+    `coarse` are the places of fewer nodes, with weights of their own, for how a mean changes from one state to another, which
+    takes less precision than the mean.
+    """
 
     nodes: Float[Array, "shifts n"]
     weights: Float[Array, " n"]
+    coarse_weights: Float[Array, " m"]
+    coarse: tuple[int, ...] = eqx.field(static=True)
 
     def at(self, step: Int[Array, ""], share: Float[Array, ""]) -> Float[Array, " n"]:
         """The nodes for the solver's step that begins when this share of an optimizer's step has passed: the same for all
@@ -41,25 +49,47 @@ class Rule(NamedTuple):
         return self.nodes[(golden >> np.uint32(32 - _SHIFTS.bit_length() + 1)).astype(jnp.int32)]
 
 
-def rule_for(noise: AbstractNoise, regularity: str, nodes: int | None) -> Rule:
-    """The nodes for an update of this regularity under the noise's law. A law without quantiles counts as normal."""
+def _gauss_hermite(count: int) -> Rule:
+    z, w = np.polynomial.hermite_e.hermegauss(count)
+    middle = count // 2
+    steps = (0, 1) if count < 9 else (0, 1, 3)
+    if count % 2 == 0 or count < 3:
+        coarse, own = list(range(count)), w / w.sum()
+    else:  # the even moments of the normal law up to the second or fourth
+        coarse = sorted({middle + side * step for step in steps for side in (1, -1)})
+        powers = np.array([z[coarse] ** (2 * k) for k in range(len(steps))])
+        own = np.linalg.lstsq(powers, [1.0, 1.0, 3.0][: len(steps)], rcond=None)[0]
+    return _rule(z[None], w / w.sum(), coarse, own)
+
+
+def _rule(nodes: Any, weights: Any, coarse: Any, coarse_weights: Any) -> Rule:
+    arrays = (jnp.asarray(a, float) for a in (nodes, weights, coarse_weights))
+    return Rule(*arrays, tuple(int(j) for j in coarse))
+
+
+def rule_for(noise: AbstractNoise, regularity: str, smooth_nodes: int, nodes: int | None) -> Rule:
+    """The nodes for an update of this regularity under the noise's law, `nodes` of them, or as many as are enough:
+    `smooth_nodes` for a smooth update and normal noise. A law without quantiles counts as normal."""
     law = _law(noise)
-    count = _NODES[regularity] if nodes is None else nodes
+    normal = smooth_nodes if regularity == SMOOTH else _SHIFTED_NODES
+    count = normal if nodes is None else nodes
     if regularity == SMOOTH and isinstance(law, Gaussian):
-        z, w = np.polynomial.hermite_e.hermegauss(count)
-        return Rule(jnp.asarray(z, float)[None], jnp.asarray(w / w.sum(), float))
+        return _gauss_hermite(count)
     if regularity == SMOOTH:
         p, w = _double_exponential(_HALF_NODES if nodes is None else max(1, nodes // 2))
-        low = _quantiles(law, p)
-        return Rule(jnp.concatenate([low, -low[::-1]])[None], jnp.asarray(np.concatenate([w, w[::-1]]), float))
+        low, weights = _quantiles(law, p), np.concatenate([w, w[::-1]])
+        return _rule(jnp.concatenate([low, -low[::-1]])[None], weights, range(2 * len(p)), weights)
     shifts = (np.arange(_SHIFTS) + 0.5)[:, None] / _SHIFTS
     places = (np.arange(count) + shifts) / count
-    return Rule(_quantiles(law, places), jnp.full(count, 1 / count))
+    # Every fourth node of equal shares is one of four times as large shares, in which the shift has gone a fourth as far.
+    coarse = range(0, count, 4) if count % 4 == 0 else range(count)
+    return _rule(_quantiles(law, places), np.full(count, 1 / count), coarse, np.full(len(coarse), 1 / len(coarse)))
 
 
 def equal_shares(noise: AbstractNoise, count: int) -> Rule:
     """The middles of so many equal shares of the probability."""
-    return Rule(_quantiles(_law(noise), (np.arange(count) + 0.5)[None] / count), jnp.full(count, 1 / count))
+    nodes, weights = _quantiles(_law(noise), (np.arange(count) + 0.5)[None] / count), np.full(count, 1 / count)
+    return _rule(nodes, weights, range(count), weights)
 
 
 def _law(noise: AbstractNoise) -> Any:
@@ -69,7 +99,8 @@ def _law(noise: AbstractNoise) -> Any:
 def _quantiles(law: AbstractQuantileLaw, p: np.ndarray) -> Array:
     """In double precision where the law's numbers are known."""
     if _checks.is_concrete(law):
-        return jnp.asarray(in_double(_unit_quantile, law)(p), float)
+        with jax.ensure_compile_time_eval():
+            return jnp.asarray(in_double(_unit_quantile, law)(p), float)
     least = float(jnp.finfo(jnp.result_type(float)).eps)
     return law.unit_quantile(jnp.asarray(np.clip(p, least, 1 - least), float))
 

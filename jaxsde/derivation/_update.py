@@ -74,11 +74,11 @@ def from_chart(kind: str, held: Array) -> Array:
 
 
 def moved_in_chart(kind: str, old: Array, new: Array) -> Array:
-    """`into_chart(new)` minus `into_chart(old)`, without cancellation."""
+    """`into_chart(new)` minus `into_chart(old)`."""
     if kind != POSITIVE:
         return new - old
-    share = (new - old) / (old + jnp.asarray(_TINY, old.dtype))
-    return jnp.log1p(jnp.maximum(share, jnp.asarray(_LEAST_SHARE - 1, old.dtype)))
+    tiny, least = jnp.asarray(_TINY, old.dtype), jnp.asarray(_LEAST_SHARE, old.dtype)
+    return jnp.log(jnp.maximum((new + tiny) / (old + tiny), least))  # the new value is as much rounded as the quotient
 
 
 def state_of(kinds: tuple[str, ...], x: PyTree, transform_state: Any) -> DerivedState:

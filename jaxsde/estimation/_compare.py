@@ -117,7 +117,7 @@ def compare(
     - `steps`, `seeds`, `key`, `every`, `substeps`, `chunk`, `progress`: as in [`simulate`][]; `every` is by default
       about a hundredth of `steps`, and odd if possible. Where it is even, more times are recorded than returned, for the
       stationary quantities.
-    - `model`: the SDE's, by default the optimizer's first.
+    - `model`: the SDE's; by default the first of the optimizer's.
     - `groups`: the number of groups of seeds for the jackknife; at most that of seeds.
 
     **Returns:** a [`Comparison`][], for `jaxsde.reporting.table`, `.plot` and `.save`. If there is no SDE or no theory, that
@@ -152,8 +152,8 @@ def compare(
         notes.append(
             f"no stationary quantities: {steps // stride} records are too few to tell the end of the run from its start"
         )
-    model = next(iter(opt.models), "none") if model is None else model
     chain = opt.chain(problem)
+    model = opt.default_model if model is None else model
     example = problem.validate(drawn(x0, key))
     try:
         sde = opt.sde_for(problem, model, example)

@@ -115,7 +115,7 @@ def weak_error(
       each coordinate's first two moments (up to three coordinates), and $\\cos$ and $\\sin$ of the sum of coordinates,
       which see the whole law.
     - `substeps`: solver steps per optimizer step, for the coarser of the two runs of the SDE.
-    - `model`: the SDE's, by default the optimizer's first.
+    - `model`: the SDE's; by default the first of the optimizer's.
     - `start_time`: for RMSprop(W) and Adam(W), the time up to which the optimizer itself is run before the SDE, instead of
       for one step. Adam's SDE is singular at 0, and orders show only away from there.
 
@@ -157,8 +157,8 @@ def weak_error(
             raise ValueError(f"test_functions[{name!r}] must return a scalar")
 
     # Make all of them before simulating: a rate without an optimizer or an SDE should raise at once.
-    model = next(iter(opt.models), "none") if model is None else model
     scaled = [at_rate(opt, rate) for rate in rates]
+    model = opt.default_model if model is None else model
     sdes = [other.sde_for(problem, model, example, **more) for other, more in zip(scaled, starts, strict=True)]
     sides = []
     for i, (count, other, sde) in enumerate(zip(steps, scaled, sdes, strict=True)):

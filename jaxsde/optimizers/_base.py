@@ -24,7 +24,7 @@ class AbstractOptimizer(AbstractFunctionHolder):
     """An optimizer: hyperparameters as pytree leaves, an Optax transform and an SDE."""
 
     models: ClassVar[tuple[str, ...]] = ("compagnoni",)
-    """The SDE's models: what `sde` takes as `model`. Empty where no SDE is known."""
+    """The SDE's models: what `sde` takes as `model`, the default first. Empty where no SDE is known."""
     roles: ClassVar[Roles | None] = None
     """What the hyperparameters do; a property where that differs between instances. Subclasses do not inherit it."""
     learning_rate: eqx.AbstractVar[Any]
@@ -57,6 +57,11 @@ class AbstractOptimizer(AbstractFunctionHolder):
         with usual_promotion():
             schedule = traced(self.learning_rate, step)
         return eqx.tree_at(lambda o: o.learning_rate, self, schedule)
+
+    @property
+    def default_model(self) -> str:
+        """The first of the `models`, which `sde` takes unless told otherwise."""
+        return (self.models or AbstractOptimizer.models)[0]
 
     def check_model(self, model: str) -> None:
         """Raises `ValueError` unless `model` is one of the optimizer's."""

@@ -1,5 +1,6 @@
 from ._amplified import AmplifiedNoise as AmplifiedNoise
 from ._gaussian import Gaussian as Gaussian
+from ._gaussian_design import GaussianDesign as GaussianDesign, one_pass_regression as one_pass_regression
 from ._laws import AlphaStable as AlphaStable, Laplace as Laplace, Uniform as Uniform
 from ._losses import (
     EmbeddedSaddle as EmbeddedSaddle,
@@ -10,6 +11,7 @@ from ._losses import (
 from ._mean_loss import MeanLoss as MeanLoss
 from ._minibatch import MiniBatch as MiniBatch
 from ._noise import AbstractIndependentNoise as AbstractIndependentNoise, AbstractNoise as AbstractNoise
+from ._one_pass import OnePass as OnePass
 from ._problem import Problem as Problem
 from ._quantile_law import AbstractQuantileLaw as AbstractQuantileLaw
 from ._scale_family import AbstractScaleFamily as AbstractScaleFamily

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._traced import AbstractFunctionHolder, shape_of, traced, with_traced
 from .._tree import as_params
@@ -13,6 +13,7 @@ from ._mean_loss import MeanLoss
 from ._minibatch import MiniBatch
 from ._noise import AbstractNoise
 from ._numbers import check_keys
+from ._one_pass import OnePass
 
 
 class Problem(AbstractFunctionHolder):
@@ -74,6 +75,40 @@ class Problem(AbstractFunctionHolder):
         loss = MeanLoss(example_loss, data)
         noise = MiniBatch(loss, batch_size, shuffle=shuffle, covariance_examples=covariance_examples, sign_batches=sign_batches)
         return cls(loss, noise)
+
+    @classmethod
+    def one_pass(
+        cls,
+        example_loss: Callable[[PyTree, PyTree], Float[Array, ""]],
+        sampler: Callable[[PRNGKeyArray], PyTree],
+        *,
+        loss: Callable[[PyTree], Float[Array, ""]] | None = None,
+        batch_size: int = 1,
+        covariance_examples: int = 1024,
+        sign_batches: int | None = None,
+    ) -> "Problem":
+        """The mean of a loss over a population, with gradients over fresh examples, each of which is seen once.
+
+        **Arguments:**
+
+        - `example_loss`: `(params, example) -> scalar`.
+        - `sampler`: a function of a JAX key to an example.
+        - `loss`: the population's, where it is known; by default the mean over the fixed sample of `covariance_examples`
+          examples from which the SDEs take their covariance too.
+        - `batch_size`, `covariance_examples`, `sign_batches`: see [`OnePass`][].
+
+        **Returns:** a problem with that loss and the noise [`OnePass`][].
+
+        **Raises:** as [`OnePass`][].
+
+        >>> sampler = lambda key: jax.random.normal(key, (2,))
+        >>> problem = Problem.one_pass(lambda w, a: 0.5 * (w @ a) ** 2, sampler, loss=lambda w: 0.5 * w @ w)
+        >>> problem.loss(jax.numpy.ones(2)).item()
+        1.0
+        """
+        more: dict[str, Any] = dict(batch_size=batch_size, covariance_examples=covariance_examples, sign_batches=sign_batches)
+        noise = OnePass(example_loss, sampler, **more)
+        return cls(noise.reference.loss if loss is None else loss, noise)
 
     def gradient(self, params: PyTree) -> PyTree:
         """Computes the gradient of the loss."""

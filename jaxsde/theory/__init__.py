@@ -1,7 +1,12 @@
 """Closed forms and exact references: what theory says of an optimizer on a problem, without simulation."""
 
 from ..optimizers import fixed_rate_scaled as fixed_rate_scaled, scaled as scaled, with_batch as with_batch
-from . import _adaptive as _adaptive, _sgd as _sgd, _sign_sgd as _sign_sgd  # these register the optimizers' formulas
+from . import (  # these register the optimizers' formulas
+    _adaptive as _adaptive,
+    _momentum as _momentum,
+    _sgd as _sgd,
+    _sign_sgd as _sign_sgd,
+)
 from ._bounds import (
     asymptotic_loss as asymptotic_loss,
     loss_bound as loss_bound,

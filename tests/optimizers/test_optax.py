@@ -67,9 +67,7 @@ def test_roles_that_cannot_be_found_out_are_asked_for():
         js.theory.scaled(js.Optax(optax.contrib.momo, 0.1), 4.0)
     with pytest.raises(ValueError, match="betas is no number: say what it does with roles="):
         js.theory.scaled(js.Optax(optax.contrib.prodigy, 0.1, betas=(0.9, 0.99)), 4.0)
-    with pytest.raises(
-        ValueError, match=r"roles must be of hyperparameters that are given as numbers, \['momentum'\], got \('b1',\)"
-    ):
+    with pytest.raises(ValueError, match=r"roles must be of .* numbers, \['momentum'\], got \('b1',\)"):
         js.Optax(optax.sgd, 0.1, momentum=0.9, roles=Roles(averages=("b1",)))
     mine = js.Optax(optax.sgd, 0.1, momentum=0.9, roles=Roles(averages=("momentum",)))
     assert float(js.theory.scaled(mine, 2.0).numbers["momentum"]) == pytest.approx(0.8)

@@ -199,7 +199,9 @@ def test_a_registered_theory_makes_all_moments_and_is_not_inherited(hessian):
     for function in (loss_bound, schedule_moments):
         with pytest.raises(ValueError, match="no bound for Decaying|for SGD and SignSGD, got Decaying"):
             function(opt, problem, X0, TS)
-    with pytest.raises(ValueError, match="not known for the optimizer Decaying2, only for Adam, AdamW, Decaying, RMSprop"):
+    with pytest.raises(
+        ValueError, match="not known for the optimizer Decaying2, only for Adam, AdamW, Decaying, Momentum, RMSprop"
+    ):
         stationary(Decaying2(*numbers), problem)
 
 

@@ -43,7 +43,7 @@ def test_simulate_agrees_with_diffeqsolve(name, increments):
         t0, y0 = sde.init(X0, mine)
         h = ETA / substeps
         first = sde.start_steps * substeps
-        solver = js.IndexedEuler(h, _random.brownian_key(mine), increments, first=first, noise_like=sde.position)
+        solver = js.IndexedEuler(h, _random.brownian_key(mine), increments, first=first, noise_like=sde.noise_shaped)
         solution = diffrax.diffeqsolve(
             sde.term, solver, t0, steps * ETA, h, y0, adjoint=diffrax.ForwardMode(), max_steps=steps * substeps + 8
         )
