@@ -38,7 +38,7 @@ _LARGEST_LEAF = 8
 """Larger leaves are probed as leaves of this size in each direction, whose coordinates are treated alike."""
 _LONG, _EARLY = 400, 40
 """Steps after which the moves of positive buffers are looked at."""
-_WIDE, _RARE, _FACTORS = 0.5, 40.0, 0.02
+_WIDE, _RARE, _FACTORS, _OFTEN, _SMALL_MOVE = 0.5, 40.0, 0.02, 8, 1e-4
 _LINEAR = 1e-4
 _NODES, _MANY_NODES, _PRECISE = (3, 5, 9, 15), 33, 1e-3
 
@@ -87,10 +87,12 @@ def anatomy_of(make: MakeTransform, like: PyTree) -> Anatomy:
         except Exception as error:
             raise NotDerivable(_cannot_run(error)) from error
         known = _Probe(traced, small, make, like)
+        if _has_keys(known.shapes):
+            check_update(traced, small)
+            raise NotDerivable(_DRAWS)
         key = _key(traced, known)
         if key not in _KNOWN:
             check_update(traced, small)
-            _check_no_keys(known.shapes)
             while len(_KNOWN) >= _MOST_KNOWN:
                 del _KNOWN[next(iter(_KNOWN))]
             _KNOWN[key] = _anatomy(known)
@@ -293,10 +295,8 @@ _MULTIPLIES = (
 )
 
 
-def _check_no_keys(leaves: Any) -> None:
-    for leaf in leaves:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.dtype == jnp.uint32:
-            raise NotDerivable(_DRAWS)
+def _has_keys(leaves: Any) -> bool:
+    return any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.dtype == jnp.uint32 for leaf in leaves)
 
 
 def _check_each_step_moves(probe: _Probe) -> None:
@@ -457,14 +457,17 @@ def _cautions(probe: _Probe, kinds: tuple[str, ...]) -> tuple[str, ...]:
         moves[i] = [np.asarray(moved_in_chart(POSITIVE, old[q], new[q])).ravel() for q in places]
     cautions = []
     for column in moves.T:
-        early, late = np.concatenate(list(column[1:_EARLY])), np.concatenate(list(column[_LONG // 2 :]))
-        jumps = np.round(early[early != 0], 3)
-        if np.std(early) > _FACTORS and len(np.unique(jumps)) <= len(jumps) // 4:
+        early, late = np.concatenate(list(column[1:_EARLY])), np.stack(list(column[_LONG // 2 :]))
+        # A running maximum jumps rarely and never twice by the same factor, and decays by less than is counted here.
+        jumps = np.round(early[np.abs(early) > _FACTORS], 3)
+        if len(jumps) >= _OFTEN and len(np.unique(jumps)) <= len(jumps) // 4:
             raise NotDerivable(_MULTIPLIES)
         spread = np.std(late)
         if spread > _WIDE:
             cautions.append("a running average forgets within a step or two, too fast for a diffusion: its decay is far from 1")
-        elif spread > 0 and np.mean((late - late.mean()) ** 4) / spread**4 > _RARE:
+        # Coordinates whose moves are of different sizes do not look like one that jumps.
+        sizes = (late - late.mean(axis=0)) / np.maximum(late.std(axis=0), _SMALL_MOVE)
+        if spread <= _WIDE and np.mean(sizes**4) > _RARE * np.mean(sizes**2) ** 2:
             cautions.append("a running maximum moves by rare jumps, which a diffusion smooths out")
     quiet = _rows_after_quiet(probe, state, x)
     if any(np.array_equal(a[q], b[q]) for q in places for a, b in [quiet]):
