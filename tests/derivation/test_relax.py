@@ -31,8 +31,8 @@ def test_one_part_is_the_optimizer():
     chain = js.simulate(opt.chain(problem), jnp.ones(50), **common)["x"]
     relaxed = js.simulate(js.relax(opt, problem, 1), jnp.ones(50), **common)["x"]
     error = np.sqrt(2 * np.mean(chain.variance[-1]) / 50_000)
-    assert np.mean(relaxed.mean[-1]) == pytest.approx(np.mean(chain.mean[-1]), abs=float(6 * error))
-    assert np.mean(relaxed.variance[-1]) == pytest.approx(np.mean(chain.variance[-1]), rel=6 * np.sqrt(4 / 50_000))
+    assert np.mean(relaxed.mean[-1]) == pytest.approx(float(np.mean(chain.mean[-1])), abs=float(6 * error))
+    assert np.mean(relaxed.variance[-1]) == pytest.approx(float(np.mean(chain.variance[-1])), rel=6 * np.sqrt(4 / 50_000))
 
 
 def test_momentum_tends_to_the_sde_of_order_one():
