@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from . import chains, devices, memory, networks, sde, startup, sweeps
+from . import chains, derivation, devices, memory, networks, sde, startup, sweeps
 from ._report import claims_table, environment, save
 from ._setting import Setting
 
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "startup": startup.run,
     "sde": sde.run,
     "chains": chains.run,
+    "derivation": derivation.run,
     "networks": networks.run,
     "sweeps": sweeps.run,
     "memory": memory.run,

@@ -1,4 +1,5 @@
-"""How near the derived SDEs of Optax's optimizers are to these: `python -m benchmarks.derived [--quick] [--out FILE]`.
+"""How near the derived SDEs of Optax's optimizers are to these: `python -m benchmarks.derived [--quick] [--out FILE]
+[--page FILE]`.
 
 On f = x^2/2 with standard normal noise, learning rate 0.02, eight solver steps to one of the optimizer: the mean on the way
 from x = 1, and the stationary variance, of the optimizer and of its derived SDE with and without the correction for the finite
@@ -129,18 +130,57 @@ def table(rows: list[dict[str, Any]]) -> str:
     return text_table(heads, cells)
 
 
+_WHY = {
+    "signum": "the sign of the momentum saturates: linear response is not valid, and says so",
+    "rmsprop, decay 0.5": "the average forgets within two steps: no diffusion describes it, and a warning says so",
+    "yogi": "its average of squares has not settled by then, while linear response gives the stationary law",
+    "radam": "its warm-up lasts longer than the run, while linear response gives the stationary law",
+    "amsgrad": "its running maximum only ever grows: no stationary law; a warning says so",
+    "adagrad": "its sum of squares only ever grows: no stationary law",
+}
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The rows as a page of the documentation."""
+    lines = [
+        "<!-- Written by `python -m benchmarks.derived --page docs/derived.md`. -->",
+        "# Derived SDEs beside their optimizers",
+        "",
+        __doc__.partition("\n\n")[2].replace(" Not a speed, so no part of `python -m benchmarks`.", "").strip(),
+        "Ratios are those to the optimizer's own number, plus or minus one standard error.",
+        "",
+        "| optimizer | variance | derived | order 1 | linear response | mean on the way | derived | |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in rows:
+        whole = r["optimizer"]
+        linear = f"{r['linear']['variance'] / whole['variance']:.3f}" if not r["linear"]["why"] else "not valid"
+        ratios = _ratio(r["derived"], whole, "variance"), _ratio(r["derived-1"], whole, "variance")
+        cells = (r["name"], f"{whole['variance']:.4g}", *ratios, linear, f"{whole['mean']:.4f}")
+        lines.append(f"| {' | '.join(cells)} | {_ratio(r['derived'], whole, 'mean')} | {_WHY.get(r['name'], '')} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.derived", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of the optimizers; all by default")
     parser.add_argument("--quick", action="store_true", help="fewer seeds")
+    parser.add_argument("--page", type=Path, help="where a page for the documentation goes")
+    parser.add_argument("--rows", type=Path, help="the JSON of a run before, instead of a run")
     parser.add_argument("--out", type=Path, default=Path("derived.json"), help="where the JSON goes")
     arguments = parser.parse_args()
     begun, rows = time.perf_counter(), []
-    for name in arguments.names or OPTIMIZERS:
-        rows.append(row(name, 64 if arguments.quick else 1000, 800))
-        print(json.dumps(rows[-1]), flush=True)
-        arguments.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1))
-    print(f"\n{table(rows)}\n{time.perf_counter() - begun:.0f} s; wrote {arguments.out}")
+    if arguments.rows:
+        rows = json.loads(arguments.rows.read_text())["rows"]
+    else:
+        for name in arguments.names or OPTIMIZERS:
+            rows.append(row(name, 64 if arguments.quick else 1000, 800))
+            print(json.dumps(rows[-1]), flush=True)
+            arguments.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1))
+    print(f"\n{table(rows)}\n{time.perf_counter() - begun:.0f} s")
+    if arguments.page:
+        arguments.page.write_text(page(rows))
+        print(f"wrote {arguments.page}")
 
 
 if __name__ == "__main__":

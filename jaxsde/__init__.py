@@ -44,6 +44,7 @@ from .optimizers import (
     RMSpropW as RMSpropW,
     SignSGD as SignSGD,
     Signum as Signum,
+    scaling_rule as scaling_rule,
     svag as svag,
 )
 from .problems import (

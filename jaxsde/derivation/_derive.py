@@ -106,7 +106,8 @@ def derived_sde(
     like = jnp.zeros(_GENERIC) if start is None else start
     derived = Derivation(chain, None, None, None, nodes, order, noisy)
     try:
-        derived = derived.traced(like)
+        # The transform itself is traced where the parameters are known.
+        derived = dataclasses.replace(derived.traced(like), chain=chain)
     except NotDerivable as error:
         if start is not None or "cannot be run" not in str(error):
             raise

@@ -24,8 +24,8 @@ _MOST = 512
 """Numbers in an SDE's state: its Jacobian is a matrix."""
 _DENSE = 20_001
 """Nodes of the means over updates that are not smooth, so that their differences are derivatives."""
-_WIDTH = 0.1
-"""Half of such a difference, as a share of the stationary spread."""
+_WIDTH = 0.05
+"""Half of such a difference: by how much it moves a mean update, as a share of the spread of one."""
 _LATE = 1_000_000
 """The step at which coefficients are taken: bias corrections and warm-up are over by then."""
 _MAPS, _NEWTON_STEPS = 4000, 12
@@ -202,34 +202,37 @@ class _System:
     def noises(self, points: np.ndarray) -> np.ndarray:
         return np.asarray(_noises(self.place, points))
 
-    def jacobian(self, v: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """Of the drift: its derivative, or differences over a share of the spread of each number."""
+    def jacobian(self, v: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """Of the drift: its derivative, or differences so wide, by what is known of it, that they are seen beside the noise."""
         if self.smooth:
             return np.asarray(_derivative(self.place, v))
-        width = np.diag(_WIDTH * spread)
-        return (self.drifts(v + width) - self.drifts(v - width)).T / (2 * _WIDTH * spread)
+        step = np.sqrt(np.maximum(np.diagonal(self.noises(v[None])[0]) * self.eta, 0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            widths = _WIDTH * step[:, None] / np.abs(self.eta * near)
+        width = np.min(np.where(np.isfinite(widths) & (widths > 0), widths, np.inf), axis=0)
+        width = np.where(np.isfinite(width), width, 1e-6)
+        return (self.drifts(v + np.diag(width)) - self.drifts(v - np.diag(width))).T / (2 * width)
 
     def settled(self) -> np.ndarray:
-        return np.asarray(_settled(self.place, self.start))
+        """Where the mean map leads from the start, or the start itself where it leads away."""
+        found = np.asarray(_settled(self.place, self.start))
+        return found if np.all(np.isfinite(found)) else self.start
 
 
 def _response(system: _System, plain: _System, discrete: bool, why: str) -> LinearResponse:
     n, eta, pick = len(system.start), system.eta, system.into_x
     v = system.settled()
     step = np.sqrt(np.maximum(np.diagonal(system.noises(v[None])[0]) * eta, 1e-30))
-    spread = 5 * step
+    # At first: the drift's move over ten steps of noise is taken for that of one.
+    jacobian = np.outer(step, 1 / (10 * step)) / eta
     for _ in range(_NEWTON_STEPS):
-        jacobian = system.jacobian(v, spread)
-        with np.errstate(all="ignore"):
-            covariance = _stationary(jacobian, system.noises(v[None])[0], eta, discrete)
-        if np.all(np.isfinite(covariance)):
-            spread = np.sqrt(np.maximum(np.diagonal(covariance), step**2))
+        jacobian = system.jacobian(v, jacobian)
         change = np.linalg.lstsq(jacobian, -system.drifts(v[None])[0], rcond=None)[0]
-        v = v + np.clip(change, -spread, spread)
+        v = v + np.clip(change, -10 * step, 10 * step)
     moved = np.abs(eta * system.drifts(v[None])[0])
     if not why and not np.all(moved <= _SETTLED[system.smooth] * (step + 1e-3 * np.abs(v))):
         why = "the mean map has no fixed point near x0: part of the state keeps growing, or leaves"
-    jacobian, noise = system.jacobian(v, spread), system.noises(v[None])[0]
+    jacobian, noise = system.jacobian(v, jacobian), system.noises(v[None])[0]
     covariance = _stationary(jacobian, noise, eta, discrete)
     averaged = np.full_like(covariance, np.nan)
     if not why and not np.all(np.isfinite(covariance)):
@@ -247,7 +250,7 @@ def _response(system: _System, plain: _System, discrete: bool, why: str) -> Line
                 "the noise carries the state beyond the range in which updates are linear: averaged over its own spread the "
                 f"derivative gives a variance {worst:.2f} times the linear one"
             )
-    mean_map = np.eye(n) + eta * plain.jacobian(v, spread)
+    mean_map = np.eye(n) + eta * (plain.jacobian(v, jacobian) if plain is not system else jacobian)
     return LinearResponse(
         point=system.params(v),
         jacobian=np.eye(n) + eta * jacobian if discrete else jacobian,
