@@ -18,11 +18,11 @@ from ..derivation._update import CLOCK, POSITIVE, SIGNED, call_update
 from ._roles import Roles
 
 # Optax's own names for what hyperparameters do.
-_AVERAGES = ("b1", "b2", "b3", "beta", "beta3", "decay", "decay_rate", "momentum", "nesterov_decay", "rho")
+AVERAGE_NAMES = ("b1", "b2", "b3", "beta", "beta3", "decay", "decay_rate", "momentum", "nesterov_decay", "rho")
 _GRADIENTS = ("eps", "max_delta")
 _SQUARES = ("eps_root", "initial_accumulator_value", "initial_scale")
 _DECAYS = ("weight_decay",)
-ROLE_NAMES = (*_AVERAGES, *_GRADIENTS, *_SQUARES, *_DECAYS)
+ROLE_NAMES = (*AVERAGE_NAMES, *_GRADIENTS, *_SQUARES, *_DECAYS)
 _SEVERAL = ("betas",)
 """Names of tuples of decay constants, of which no one is data."""
 
@@ -101,7 +101,7 @@ def _find(factory: Factory, numbers: Numbers, settings: dict[str, Any]) -> _Foun
         as_square = large | squares | {name: np.float32(_LARGER**2)}
         return _same(updates(as_square, _LARGER * drawn, 1.0)[-1], updates(large, drawn, 1.0)[-1])
 
-    candidates = [k for k in named(_AVERAGES) if 0 <= float(numbers[k]) < 1]
+    candidates = [k for k in named(AVERAGE_NAMES) if 0 <= float(numbers[k]) < 1]
     turned = np.concatenate([steady, -3 * steady[:_LATER]])
 
     def is_average(name: str) -> bool:

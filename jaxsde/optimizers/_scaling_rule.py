@@ -14,8 +14,10 @@ from .. import _checks
 from .._tree import as_params
 from ..derivation import derived_sde, linearise
 from ..problems import Problem, Quadratic
+from ._adjusted import roles_of
 from ._base import AbstractOptimizer, check_optimizer, check_problem
 from ._optax import Optax
+from ._probed_roles import AVERAGE_NAMES
 from ._roles import Roles
 from ._scaling import with_batch
 
@@ -88,7 +90,7 @@ def scaling_rule(opt: AbstractOptimizer, problem: Problem, x0: PyTree | None = N
         raise ValueError("a scaling rule is found for a constant learning rate, not for a schedule")
     x0 = _minimum(problem) if x0 is None else as_params(x0)
     opt = _with_numbers(opt, _visible(opt, problem, x0))
-    averages = _roles(opt).averages
+    averages = (*AVERAGE_NAMES, *_roles(opt).averages)
 
     def observed(changes: dict[str, float], batch: float) -> np.ndarray:
         numbers = _numbers(opt)
@@ -119,8 +121,10 @@ def _size(x0: PyTree) -> int:
 
 
 def _roles(opt: AbstractOptimizer) -> Roles:
-    roles = getattr(opt, "own_roles", None) or vars(type(opt)).get("roles")
-    return Roles() if roles is None else roles
+    try:
+        return roles_of(opt, "what hyperparameters do is")
+    except ValueError:
+        return Roles()
 
 
 def _numbers(opt: AbstractOptimizer) -> dict[str, Any]:
@@ -132,10 +136,9 @@ def _numbers(opt: AbstractOptimizer) -> dict[str, Any]:
 
 
 def _with_numbers(opt: AbstractOptimizer, new: dict[str, Any]) -> AbstractOptimizer:
-    where = lambda o: [o.numbers[n] if isinstance(o, Optax) and n != "learning_rate" else getattr(o, n) for n in new]
     old = _numbers(opt)
     values = [jnp.asarray(value, old[name].dtype) for name, value in new.items()]
-    return eqx.tree_at(where, opt, values) if new else opt
+    return eqx.tree_at(lambda o: [o.hyperparameter(name) for name in new], opt, values) if new else opt
 
 
 def _visible(opt: AbstractOptimizer, problem: Problem, x0: PyTree) -> dict[str, Any]:
