@@ -63,8 +63,8 @@ def _gauss_hermite(count: int) -> Rule:
 
 
 def _rule(nodes: Any, weights: Any, coarse: Any, coarse_weights: Any) -> Rule:
-    arrays = (jnp.asarray(a, float) for a in (nodes, weights, coarse_weights))
-    return Rule(*arrays, tuple(int(j) for j in coarse))
+    as_floats = lambda a: jnp.asarray(a, float)
+    return Rule(as_floats(nodes), as_floats(weights), as_floats(coarse_weights), tuple(int(j) for j in coarse))
 
 
 def rule_for(noise: AbstractNoise, regularity: str, smooth_nodes: int, nodes: int | None) -> Rule:
