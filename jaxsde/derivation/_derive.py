@@ -248,10 +248,11 @@ class Derivation(AbstractFunctionHolder):
                 buffers[i] = row
         return DerivedState(jax.tree.unflatten(jax.tree.structure(y.x), [leaf[0] for leaf in rows]), tuple(buffers))
 
-    def _nodes(self, now: Instant, law: Law) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    def _nodes(self, now: Instant, law: Law, coarse: bool = False) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+        """The nodes of a step and their weights, all or the coarse ones."""
         rate, dtype = self.chain.learning_rate, jnp.result_type(*jax.tree.leaves(law.scale))
-        nodes = law.rule.at(now.step, now.t / rate - now.step.astype(rate.dtype))
-        return nodes.astype(dtype), law.rule.weights.astype(dtype)
+        nodes = law.rule.at(now.step, now.t / rate - now.step.astype(rate.dtype))[coarse]
+        return nodes.astype(dtype), (law.rule.coarse_weights if coarse else law.rule.weights).astype(dtype)
 
     def _others(self, now: Instant, y: DerivedState, law: Law) -> list[Array]:
         """What clocks do in a step, whatever the noise; nothing for copies."""
@@ -264,10 +265,8 @@ class Derivation(AbstractFunctionHolder):
     def _coarse_drift(self, now: Instant, y: DerivedState, law: Law) -> DerivedState:
         """The mean of an update per unit of time over few nodes: what it is at one state less what it is at another is precise
         enough. Where these are nodes of the mean itself, the updates there are computed once."""
-        z = self._nodes(now, law)[0]
-        coarse = law.rule.coarse_weights.astype(z.dtype)
         rows_at = lambda z: self._rows(self._moves(now, y, law, z))
-        mean = mean_move(rows_at, jnp.stack([z[j] for j in law.rule.coarse]), coarse)
+        mean = mean_move(rows_at, *self._nodes(now, law, coarse=True))
         whole = self._joined(y, mean, self._others(now, y, law))
         return jax.tree.map(lambda d: d / self.chain.learning_rate, whole)
 

@@ -19,7 +19,7 @@ SMOOTH, KINK, JUMP = "smooth", "kink", "jump"
 _SHIFTED_NODES = 16
 
 # Nodes in equal shares of the probability are shifted anew at each of the solver's steps, to so many places.
-_SHIFTS = 4096
+_SHIFTS, _STRIDE = 4096, 4
 _TICKS = 64
 """Steps of the solver in a step of the optimizer that have places of their own."""
 
@@ -30,23 +30,27 @@ _HALF_NODES, _REACH = 16, 2.9
 class Rule(eqx.Module):
     """Nodes and weights for the law of scale 1: one row, or one for each shift.
 
-    `coarse` are the places of fewer nodes, with weights of their own, for how a mean changes from one state to another, which
-    takes less precision than the mean.
+    Fewer nodes, with weights of their own, serve for how a mean changes from one state to another, which takes less precision
+    than the mean: those at the places `coarse`, or, where nodes are shifted, every fourth.
     """
 
     nodes: Float[Array, "shifts n"]
     weights: Float[Array, " n"]
     coarse_weights: Float[Array, " m"]
-    coarse: tuple[int, ...] = eqx.field(static=True)
+    coarse: tuple[int, ...] | None = eqx.field(static=True)
 
-    def at(self, step: Int[Array, ""], share: Float[Array, ""]) -> Float[Array, " n"]:
-        """The nodes for the solver's step that begins when this share of an optimizer's step has passed: the same for all
-        seeds. The places of successive steps are equidistributed (weyl1916)."""
-        if self.nodes.shape[0] == 1:
-            return self.nodes[0]
+    def at(self, step: Int[Array, ""], share: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        """The nodes, and the coarse ones, for the solver's step that begins when this share of an optimizer's step has passed:
+        the same for all seeds. The places of successive steps are equidistributed (weyl1916)."""
+        if self.coarse is not None:
+            nodes = self.nodes[0]
+            return nodes, jnp.stack([nodes[j] for j in self.coarse])
         tick = step.astype(jnp.uint32) * np.uint32(_TICKS) + jnp.round(share * _TICKS).astype(jnp.uint32)
         golden = tick * np.uint32(2654435769)  # modulo 2^32: the fractional part of a multiple of the golden ratio
-        return self.nodes[(golden >> np.uint32(32 - _SHIFTS.bit_length() + 1)).astype(jnp.int32)]
+        # The coarse nodes stand in shares four times as large: in which fourth they are, and the place within it.
+        place = (golden >> np.uint32(32 - (_STRIDE * _SHIFTS).bit_length() + 1)).astype(jnp.int32)
+        nodes = self.nodes[place % _SHIFTS]
+        return nodes, nodes.reshape(-1, _STRIDE)[:, place // _SHIFTS]
 
 
 def _gauss_hermite(count: int) -> Rule:
@@ -64,7 +68,8 @@ def _gauss_hermite(count: int) -> Rule:
 
 def _rule(nodes: Any, weights: Any, coarse: Any, coarse_weights: Any) -> Rule:
     as_floats = lambda a: jnp.asarray(a, float)
-    return Rule(as_floats(nodes), as_floats(weights), as_floats(coarse_weights), tuple(int(j) for j in coarse))
+    places = None if coarse is None else tuple(int(j) for j in coarse)
+    return Rule(as_floats(nodes), as_floats(weights), as_floats(coarse_weights), places)
 
 
 def rule_for(noise: AbstractNoise, regularity: str, smooth_nodes: int, nodes: int | None) -> Rule:
@@ -73,6 +78,8 @@ def rule_for(noise: AbstractNoise, regularity: str, smooth_nodes: int, nodes: in
     law = _law(noise)
     normal = smooth_nodes if regularity == SMOOTH else _SHIFTED_NODES
     count = normal if nodes is None else nodes
+    if regularity != SMOOTH:
+        count += -count % _STRIDE
     if regularity == SMOOTH and isinstance(law, Gaussian):
         return _gauss_hermite(count)
     if regularity == SMOOTH:
@@ -81,9 +88,7 @@ def rule_for(noise: AbstractNoise, regularity: str, smooth_nodes: int, nodes: in
         return _rule(jnp.concatenate([low, -low[::-1]])[None], weights, range(2 * len(p)), weights)
     shifts = (np.arange(_SHIFTS) + 0.5)[:, None] / _SHIFTS
     places = (np.arange(count) + shifts) / count
-    # Every fourth node of equal shares is one of four times as large shares, in which the shift has gone a fourth as far.
-    coarse = range(0, count, 4) if count % 4 == 0 else range(count)
-    return _rule(_quantiles(law, places), np.full(count, 1 / count), coarse, np.full(len(coarse), 1 / len(coarse)))
+    return _rule(_quantiles(law, places), np.full(count, 1 / count), None, np.full(count // _STRIDE, _STRIDE / count))
 
 
 def equal_shares(noise: AbstractNoise, count: int) -> Rule:
