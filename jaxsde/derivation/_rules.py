@@ -44,7 +44,9 @@ class Rule(eqx.Module):
         the same for all seeds. The places of successive steps are equidistributed (weyl1916)."""
         if self.coarse is not None:
             nodes = self.nodes[0]
-            return nodes, jnp.stack([nodes[j] for j in self.coarse])
+            whole = len(self.coarse) == nodes.size
+            # As slices, so that what is computed there for the mean is not computed again.
+            return nodes, nodes if whole else jnp.stack([nodes[j] for j in self.coarse])
         tick = step.astype(jnp.uint32) * np.uint32(_TICKS) + jnp.round(share * _TICKS).astype(jnp.uint32)
         golden = tick * np.uint32(2654435769)  # modulo 2^32: the fractional part of a multiple of the golden ratio
         # The coarse nodes stand in shares four times as large: in which fourth they are, and the place within it.
