@@ -1,4 +1,4 @@
-"""How near the derived SDEs of Optax's optimizers are to these: `python -m benchmarks.derived [--quick] [--out FILE]
+"""How near the derived SDEs of Optax's optimizers are to these: `python -m benchmarks.derived [--seeds N] [--out FILE]
 [--page FILE]`.
 
 On f = x^2/2 with standard normal noise, learning rate 0.02, eight solver steps to one of the optimizer: the mean on the way
@@ -140,14 +140,14 @@ _WHY = {
 }
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def page(rows: list[dict[str, Any]], seeds: int) -> str:
     """The rows as a page of the documentation."""
     lines = [
         "<!-- Written by `python -m benchmarks.derived --page docs/derived.md`. -->",
         "# Derived SDEs beside their optimizers",
         "",
         __doc__.partition("\n\n")[2].replace(" Not a speed, so no part of `python -m benchmarks`.", "").strip(),
-        "Ratios are those to the optimizer's own number, plus or minus one standard error.",
+        f"{seeds:,} seeds. Ratios are those to the optimizer's own number, plus or minus one standard error.",
         "",
         "| optimizer | variance | derived | order 1 | linear response | mean on the way | derived | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -164,7 +164,7 @@ def page(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.derived", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of the optimizers; all by default")
-    parser.add_argument("--quick", action="store_true", help="fewer seeds")
+    parser.add_argument("--seeds", type=int, default=1000, help="noise seeds; each of 64 coordinates is as good as one more")
     parser.add_argument("--page", type=Path, help="where a page for the documentation goes")
     parser.add_argument("--rows", type=Path, help="the JSON of a run before, instead of a run")
     parser.add_argument("--out", type=Path, default=Path("derived.json"), help="where the JSON goes")
@@ -174,12 +174,12 @@ def main() -> None:
         rows = json.loads(arguments.rows.read_text())["rows"]
     else:
         for name in arguments.names or OPTIMIZERS:
-            rows.append(row(name, 64 if arguments.quick else 1000, 800))
+            rows.append(row(name, arguments.seeds, 800))
             print(json.dumps(rows[-1]), flush=True)
             arguments.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1))
     print(f"\n{table(rows)}\n{time.perf_counter() - begun:.0f} s")
     if arguments.page:
-        arguments.page.write_text(page(rows))
+        arguments.page.write_text(page(rows, arguments.seeds))
         print(f"wrote {arguments.page}")
 
 
