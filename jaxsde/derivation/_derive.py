@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
@@ -16,7 +17,7 @@ from .._traced import AbstractFunctionHolder
 from ..problems import AbstractNoise, AbstractQuantileLaw, Problem
 from ..processes import SDE, Chain, ChainState, Instant
 from ._anatomy import Anatomy, NotDerivable, anatomy_of
-from ._moments import mean_move, moments, spread
+from ._moments import MOST_UNROLLED, mean_move, moments, spread
 from ._rules import Rule, equal_shares, rule_for
 from ._update import CLOCK, DerivedState, Move, held, one_move, state_of
 
@@ -65,7 +66,8 @@ def derive(
     - `learning_rate`: $\\eta$, which gives the SDE its clock, $t = k \\eta$. The transform's own rate is not seen from outside.
     - `start`: parameters (or their shapes), for transforms that depend on their structure, as `optax.partition` does.
     - `nodes`: how many nodes a mean is taken over; by default as many as a smooth update under normal noise needs for an
-      error of a thousandth (3 to 33), 32 for other noise, and 16, shifted at each step, for updates with kinks or jumps.
+      error of a thousandth (3 to 33), 32 for other noise, and 16, shifted at each step, for updates with kinks or jumps, or
+      so steep that 33 are not enough, as tanh(10 g) is.
     - `order`: 1, 2 or 3, the terms of the series.
     - `start_steps`: how many true optimizer steps come first, in which buffers that start at zero fill.
 
@@ -267,7 +269,9 @@ class Derivation(AbstractFunctionHolder):
         z = self._nodes(now, law)[0]
         coarse = law.rule.coarse_weights.astype(z.dtype)
         rows_at = lambda z: self._rows(self._moves(now, y, law, z))
-        mean = mean_move(rows_at, jnp.stack([z[j] for j in law.rule.coarse]), coarse)
+        places = law.rule.coarse
+        fewer = z[np.asarray(places)] if len(places) > MOST_UNROLLED else jnp.stack([z[j] for j in places])
+        mean = mean_move(rows_at, fewer, coarse)
         whole = self._joined(y, mean, self._others(now, y, law))
         return jax.tree.map(lambda d: d / self.chain.learning_rate, whole)
 

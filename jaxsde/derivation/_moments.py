@@ -27,12 +27,12 @@ class Block(NamedTuple):
 
 
 # So many nodes are written out in the program; more are looped over.
-_MOST_UNROLLED = 64
+MOST_UNROLLED = 64
 
 
 def _folded(add: Callable[[Any, Array, Array], Any], start: Any, z: Float[Array, " n"], w: Float[Array, " n"]) -> Any:
     """`start` after `add(total, z, w)` for each node and its weight."""
-    if z.shape[0] > _MOST_UNROLLED:
+    if z.shape[0] > MOST_UNROLLED:
         return jax.lax.scan(lambda total, node: (add(total, *node), None), start, (z, w))[0]
     for j in range(z.shape[0]):
         if j != z.shape[0] // 2:  # the central node differs by nothing from itself
