@@ -40,7 +40,9 @@ _LONG, _EARLY = 400, 40
 """Steps after which the moves of positive buffers are looked at."""
 _WIDE, _RARE, _FACTORS, _OFTEN, _SMALL_MOVE = 0.5, 40.0, 0.02, 8, 1e-4
 _LINEAR = 1e-4
-_NODES, _MANY_NODES, _PRECISE = (3, 5, 9, 15), 33, 1e-3
+_NODES, _MANY_NODES, _PRECISE = (3, 5, 9, 15, 33), 65, 1e-3
+_NOISES = (0.1, 1.0, 10.0)
+"""Sizes of the gradient's noise at which so many nodes must be enough: an update such as tanh(g) has a scale of its own."""
 
 
 class NotDerivable(ValueError):
@@ -61,7 +63,8 @@ class Anatomy(NamedTuple):
     regularity: str
     """Of an update as a function of the gradient: smooth, with kinks or with jumps."""
     nodes: int
-    """How many of Gauss and Hermite's nodes give mean and variances of a smooth update to a thousandth."""
+    """How many of Gauss and Hermite's nodes give mean and variances of a smooth update to a thousandth, whatever the size of
+    the noise. Where no small number does, an update counts as one with kinks."""
     bounded: bool
     """Whether the moves stay bounded, or nearly so, as the gradient grows."""
     settled: tuple[Any, ...]
@@ -217,7 +220,8 @@ def _anatomy(probe: _Probe) -> Anatomy:
     regularity = _regularity(probe, state, x)
     bounded = _is_bounded(probe, kinds, state, x)
     pivots, residual = _pivots(probe, kinds, owners, state, x)
-    nodes = _enough_nodes(probe, kinds, state, x) if regularity == SMOOTH else 0
+    nodes = _enough_nodes_for_all(probe, kinds, state, x) if regularity == SMOOTH else 0
+    regularity = KINK if regularity == SMOOTH and not nodes else regularity
     settled = tuple(seen.runs[0][-1][q].item() if kind == SETTLED else None for q, kind in enumerate(kinds))
     return Anatomy(kinds, owners, pivots, residual, regularity, nodes, bounded, settled, _cautions(probe, kinds))
 
@@ -332,12 +336,12 @@ def _kinds(probe: _Probe, seen: _Seen, differs: list[bool], start: Any) -> tuple
     return tuple(kinds), tuple(owners)
 
 
-def _after(probe: _Probe, steps: int) -> tuple[Any, np.ndarray]:
-    """A state some steps of noise later, and the parameters."""
+def _after(probe: _Probe, steps: int, size: float = 1.0) -> tuple[Any, np.ndarray]:
+    """A state some steps of noise of this size later, and the parameters."""
     x = 0.1 * probe.normal(1)
     state = _repeated(probe.init(x[0]), 1)
     for _ in range(steps):
-        moves, state = probe.step(state, x, probe.normal(1))
+        moves, state = probe.step(state, x, size * probe.normal(1))
         x = x + 1e-3 * moves
     return state, x
 
@@ -384,21 +388,35 @@ def _is_bounded(probe: _Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray
     return bool(np.all(np.abs(far) <= 10 * np.abs(near) + 1e-6))
 
 
-def _enough_nodes(probe: _Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray) -> int:
+def _enough_nodes_for_all(probe: _Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray) -> int:
+    """As many as are enough at all sizes of the noise, or 0; `state` and `x` are those at size 1."""
+    most = 0
+    for size in _NOISES:
+        there = (state, x) if size == 1 else _after(probe, 60, size)
+        count = _enough_nodes(probe, kinds, *there, size)
+        if not count:
+            return 0
+        most = max(most, count)
+    return most
+
+
+def _enough_nodes(probe: _Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray, size: float) -> int:
+    """As many as are enough for noise of this size, or 0."""
+
     def law(count: int) -> tuple[np.ndarray, np.ndarray]:
         z, w = np.polynomial.hermite_e.hermegauss(count)
-        moved = _along(probe, state, x, z[:, None] * np.ones(probe.count), _charted(kinds))
+        moved = _along(probe, state, x, size * z[:, None] * np.ones(probe.count), _charted(kinds))
         w = w / w.sum()
         mean = w @ moved
         return mean, w @ (moved - mean) ** 2
 
     mean, variance = law(_MANY_NODES)
-    size = np.sqrt(variance) + _LINEAR * np.abs(mean) + 1e-30
+    scale = np.sqrt(variance) + _LINEAR * np.abs(mean) + 1e-30
     for count in _NODES:
         other, spread = law(count)
-        if np.all(np.abs(other - mean) < _PRECISE * size) and np.all(np.abs(spread - variance) < _PRECISE * size**2):
+        if np.all(np.abs(other - mean) < _PRECISE * scale) and np.all(np.abs(spread - variance) < _PRECISE * scale**2):
             return count
-    return _NODES[-1]
+    return 0
 
 
 def _pivots(

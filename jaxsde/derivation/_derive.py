@@ -65,7 +65,8 @@ def derive(
     - `learning_rate`: $\\eta$, which gives the SDE its clock, $t = k \\eta$. The transform's own rate is not seen from outside.
     - `start`: parameters (or their shapes), for transforms that depend on their structure, as `optax.partition` does.
     - `nodes`: how many nodes a mean is taken over; by default as many as a smooth update under normal noise needs for an
-      error of a thousandth (3 to 33), 32 for other noise, and 16, shifted at each step, for updates with kinks or jumps.
+      error of a thousandth (3 to 33), 32 for other noise, and 16, shifted at each step, for updates with kinks or jumps, or
+      so steep that 33 are not enough, as tanh(10 g) is.
     - `order`: 1, 2 or 3, the terms of the series.
     - `start_steps`: how many true optimizer steps come first, in which buffers that start at zero fill.
 

@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -136,3 +137,22 @@ def test_a_rule_applies():
     np.testing.assert_allclose([new.learning_rate, new.b2], [0.02, 0.96], rtol=1e-6)
     with pytest.raises(ValueError, match="b2 would have to be"):
         rule.apply(js.Adam(0.01, b2=0.9), 16.0)
+
+
+@pytest.mark.parametrize("steepness", [0.5, 2.0, 8.0])
+def test_soft_signs_have_their_own_scale(steepness):
+    """The variance of SGD on tanh(c g), eta E tanh(c z)^2 / (2 c E sech(c z)^2) to first order, however steep it is."""
+
+    def soft_sign(learning_rate, steepness):
+        return optax.stateless(lambda g, _: jax.tree.map(lambda g: -learning_rate * jnp.tanh(steepness * g), g))
+
+    z = np.linspace(-9, 9, 100_001)
+    mean = lambda v: float(np.sum(v * np.exp(-(z**2) / 2)) / np.sum(np.exp(-(z**2) / 2)))
+    slope, square = mean(steepness / np.cosh(steepness * z) ** 2), mean(np.tanh(steepness * z) ** 2)
+    problem = js.Problem(js.Quadratic(jnp.ones(1)), js.Gaussian(1.0))
+    opt = js.Optax(soft_sign, 0.01, steepness=steepness)
+    for process, exact in (
+        (opt.chain(problem), 0.01 * square / (slope * (2 - 0.01 * slope))),
+        (opt.sde(problem, "derived-1"), 0.01 * square / (2 * slope)),
+    ):
+        assert js.linearise(process, jnp.zeros(1)).covariance[0, 0] == pytest.approx(exact, rel=3e-3)
