@@ -35,8 +35,8 @@ class AbstractQuantileLaw(eqx.Module):
         **Raises:** `ValueError` for a probability out of range.
 
         >>> import jaxsde as js
-        >>> js.Laplace(2.0).quantile(0.25, jnp.zeros(1)).round(4).tolist()
-        [-1.3863]
+        >>> round(js.Laplace(2.0).quantile(0.25, jnp.zeros(1)).item(), 4)
+        -1.3863
         """
         _checks.scalar("probability", probability, low=0.0, high=1.0)
         return jax.tree.map(lambda s: s * self.unit_quantile(jnp.asarray(probability, s.dtype)), self.scales(params))
