@@ -132,7 +132,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 _WHY = {
     "signum": "the sign of the momentum saturates: linear response is not valid, and says so",
-    "rmsprop, decay 0.5": "the average forgets within two steps, and a warning says so; the shifted nodes serve it all the same",
+    "rmsprop, decay 0.5": "the average forgets within two steps, and a warning says so",
     "yogi": "its average of squares has not settled by then, while linear response gives the stationary law",
     "radam": "its warm-up lasts longer than the run, while linear response gives the stationary law",
     "amsgrad": "its running maximum only ever grows: no stationary law; a warning says so",
