@@ -13,8 +13,7 @@ import optax
 import optax.contrib
 
 import jaxsde as js
-from jaxsde.derivation import NotDerivable
-from jaxsde.derivation._anatomy import anatomy_of
+from jaxsde.derivation import NotDerivable, anatomy_of
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "optax.md"
 MARK = "<!-- Written by `python -m benchmarks.optax_table`: change that, and run it. -->"

@@ -1,8 +1,6 @@
 """What a transform's state is made of, found out by probing: by its updates for random gradients, and for the same with one
 coordinate changed."""
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,44 +11,25 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from .._promotion import usual_promotion
-from ..processes import traced_transform
-from ._rules import JUMP, KINK, SMOOTH
-from ._update import (
-    CLOCK,
-    COUNTER,
-    FIXED,
-    KEPT,
-    POSITIVE,
-    SETTLED,
-    SIGNED,
-    MakeTransform,
-    call_update,
-    held,
-    moved_in_chart,
-)
+from ..processes import call_update, traced_transform
+from ._cautions import cautions_of
+from ._probe import MOST_IN_TURN, Probe, repeated, rows_of
+from ._refusals import DRAWS, MIXES, PERIODIC, NotDerivable
+from ._response import after, enough_nodes, is_bounded, pivots_of, regularity_of
+from ._rules import KINK, SMOOTH
+from ._update import CLOCK, COUNTER, FIXED, KEPT, POSITIVE, SETTLED, SIGNED, MakeTransform, held
 
 _SCALES = (1e-2, 1.0, 30.0)
 """Sizes of the gradients that are tried."""
 _STEPS, _FIRST_CHANGED = 6, 2
-_CHANGES = 12
-"""How many coordinates are changed, one at a time."""
+_CHANGES = (MOST_IN_TURN - 1) // 2
+"""How many coordinates are changed, one at a time, of the gradient and of the parameters."""
 _LARGEST_LEAF = 8
 """Larger leaves are probed as leaves of this size in each direction, whose coordinates are treated alike."""
-_LONG, _EARLY = 400, 40
-"""Steps after which the moves of positive buffers are looked at."""
-_WIDE, _RARE, _FACTORS, _OFTEN, _SMALL_MOVE = 0.5, 40.0, 0.02, 8, 1e-4
-_LINEAR = 1e-4
-_NODES, _MANY_NODES, _PRECISE = (3, 5, 9, 15, 33), 65, 1e-3
-_NOISES = (0.1, 1.0, 10.0)
-"""Sizes of the gradient's noise at which so many nodes must be enough: an update such as tanh(g) has a scale of its own."""
-
-
-class NotDerivable(ValueError):
-    """A transform whose SDE cannot be derived. The message says why, and what can be done instead."""
 
 
 class Anatomy(NamedTuple):
-    """What probing finds. It says nothing of the values of hyperparameters."""
+    """What probing finds. Of the values of hyperparameters it holds no more than decides which program is right."""
 
     kinds: tuple[str, ...]
     """Of the leaves of the transform's state."""
@@ -89,10 +68,10 @@ def anatomy_of(make: MakeTransform, like: PyTree) -> Anatomy:
             traced = traced_transform(make, jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), small))
         except Exception as error:
             raise NotDerivable(_cannot_run(error)) from error
-        known = _Probe(traced, small, make, like)
+        known = Probe(traced, small, make, like)
         if _has_keys(known.shapes):
             check_update(traced, small)
-            raise NotDerivable(_DRAWS)
+            raise NotDerivable(DRAWS)
         key = _key(traced, known)
         if key not in _KNOWN:
             check_update(traced, small)
@@ -106,7 +85,7 @@ _KNOWN: dict[Any, Anatomy] = {}
 _MOST_KNOWN = 64
 
 
-def _key(make: MakeTransform, probe: "_Probe") -> Any:
+def _key(make: MakeTransform, probe: "Probe") -> Any:
     """What tells a probing from others: what the transform computes, with which numbers, for which shapes."""
     leaves, structure = jax.tree.flatten(make)
     values = tuple((str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes()) if eqx.is_array(leaf) else leaf for leaf in leaves)
@@ -119,7 +98,7 @@ def _representative(leaf: Any) -> Any:
 
 
 def _small(leaf: Any) -> jax.ShapeDtypeStruct:
-    """A leaf of two coordinates at least, so that those that are mixed can be seen, where it has any shape."""
+    """A leaf with as many axes, none of them long."""
     leaf = jnp.asarray(leaf) if not hasattr(leaf, "shape") else leaf
     return jax.ShapeDtypeStruct(tuple(min(n, _LARGEST_LEAF) for n in leaf.shape), leaf.dtype)
 
@@ -149,65 +128,7 @@ def _cannot_run(error: Exception) -> str:
     )
 
 
-class _Probe:
-    """A transform with random parameters and gradients, as flat vectors of NumPy."""
-
-    def __init__(self, make: MakeTransform, like: PyTree, original: MakeTransform, full: PyTree):
-        self.make, self.rng = make, np.random.default_rng(0)
-        self.leaves, self.structure = jax.tree.flatten(like)
-        self.sizes = [int(np.prod(leaf.shape)) for leaf in self.leaves]
-        self.count = sum(self.sizes)
-        self.leaf_of = np.repeat(np.arange(len(self.sizes)), self.sizes)
-        self.place_of = np.concatenate([np.arange(n) for n in self.sizes])
-        with usual_promotion():
-            self.shapes = jax.tree.leaves(jax.eval_shape(lambda p: original().init(p), full))
-        self.full = [jnp.shape(leaf) for leaf in jax.tree.leaves(full)]
-
-    def params(self, vectors: np.ndarray) -> PyTree:
-        """Vectors of all coordinates as pytrees with the same leading axes."""
-        parts = np.split(vectors, np.cumsum(self.sizes)[:-1], axis=-1)
-        shaped = [jnp.asarray(v.reshape((*v.shape[:-1], *a.shape)), a.dtype) for v, a in zip(parts, self.leaves, strict=True)]
-        return jax.tree.unflatten(self.structure, shaped)
-
-    def normal(self, *shape: int) -> np.ndarray:
-        return self.rng.normal(size=(*shape, self.count))
-
-    def init(self, x: np.ndarray) -> Any:
-        return _initial(self.make, self.params(x))
-
-    def step(self, state: Any, x: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, Any]:
-        """One update for each of the rows of `x` and `gradient`, with a state for each: the moves of x, and the new states."""
-        update, state = _updated(self.make, self.params(gradient), state, self.params(x))
-        flat = [np.asarray(u).reshape(len(x), -1) for u in jax.tree.leaves(update)]
-        return np.concatenate(flat, axis=1).astype(float), state
-
-
-@eqx.filter_jit
-def _initial(make: MakeTransform, x: PyTree) -> Any:
-    with usual_promotion():
-        return make().init(x)
-
-
-@eqx.filter_jit
-def _updated(make: MakeTransform, gradient: PyTree, state: Any, x: PyTree) -> tuple[PyTree, Any]:
-    update = functools.partial(call_update, make())
-    if len(jax.tree.leaves(x)[0]) > 1 + 2 * _CHANGES:
-        return jax.vmap(update)(gradient, state, x)
-    # One after another: in a batch, places in a vector register decide how a number is rounded, and rows would differ by that.
-    return jax.lax.map(lambda row: update(*row), (gradient, state, x))
-
-
-def _repeated(state: Any, times: int) -> Any:
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (times, *jnp.shape(leaf))), state)
-
-
-def _rows(state: Any) -> list[np.ndarray]:
-    """The leaves of a batch of states, each as a matrix."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-    return [leaf.reshape(len(leaf), -1) for leaf in leaves]
-
-
-def _anatomy(probe: _Probe) -> Anatomy:
+def _anatomy(probe: Probe) -> Anatomy:
     start = probe.init(probe.normal())
     other = jax.tree.leaves(probe.init(probe.normal()))
     differs = [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(start), other, strict=True)]
@@ -216,14 +137,14 @@ def _anatomy(probe: _Probe) -> Anatomy:
         _follow(probe, scale, seen)
     kinds, owners = _kinds(probe, seen, differs, start)
     _check_each_step_moves(probe)
-    state, x = _after(probe, 60)
-    regularity = _regularity(probe, state, x)
-    bounded = _is_bounded(probe, kinds, state, x)
-    pivots, residual = _pivots(probe, kinds, owners, state, x)
-    nodes = _enough_nodes_for_all(probe, kinds, state, x) if regularity == SMOOTH else 0
+    state, x = after(probe, 60)
+    regularity = regularity_of(probe, state, x)
+    bounded = is_bounded(probe, kinds, state, x)
+    pivots, residual = pivots_of(probe, kinds, owners, state, x)
+    nodes = enough_nodes(probe, kinds, state, x) if regularity == SMOOTH else 0
     regularity = KINK if regularity == SMOOTH and not nodes else regularity
     settled = tuple(seen.runs[0][-1][q].item() if kind == SETTLED else None for q, kind in enumerate(kinds))
-    return Anatomy(kinds, owners, pivots, residual, regularity, nodes, bounded, settled, _cautions(probe, kinds))
+    return Anatomy(kinds, owners, pivots, residual, regularity, nodes, bounded, settled, cautions_of(probe, kinds))
 
 
 class _Seen:
@@ -235,27 +156,27 @@ class _Seen:
         self.runs: list[list[list[np.ndarray]]] = []
 
 
-def _follow(probe: _Probe, scale: float, seen: _Seen) -> None:
+def _follow(probe: Probe, scale: float, seen: _Seen) -> None:
     """Makes some steps, and watches what the change of one coordinate does to this and the next one."""
     changed = probe.rng.permutation(probe.count)[:_CHANGES]
     batch = 1 + 2 * len(changed)
     x = probe.normal()
-    state = _repeated(probe.init(x), batch)
+    state = repeated(probe.init(x), batch)
     run = []
     for i in range(_STEPS):
-        run.append([leaf[0] for leaf in _rows(state)])
+        run.append([leaf[0] for leaf in rows_of(state)])
         gradients, xs = np.tile(scale * probe.normal(), (batch, 1)), np.tile(x, (batch, 1))
         if i >= _FIRST_CHANGED:
             for b, c in enumerate(changed):
                 gradients[1 + b, c] *= -3.7
                 xs[1 + len(changed) + b, c] = -1.9 * xs[1 + len(changed) + b, c] + 0.3
         moves, after = probe.step(state, xs, gradients)
-        leaves = _rows(after)
+        leaves = rows_of(after)
         if i >= _FIRST_CHANGED:
             later = probe.step(after, xs[:1].repeat(batch, 0), np.tile(scale * probe.normal(), (batch, 1)))
-            for effect, updates, states in ((0, moves, leaves), (1, later[0], _rows(later[1]))):
-                _attribute(probe, changed, updates, states, seen, direct=effect == 0)
-        for q, (old, new) in enumerate(zip(_rows(state), leaves, strict=True)):
+            for updates, states in ((moves, leaves), (later[0], rows_of(later[1]))):
+                _attribute(probe, changed, updates, states, seen)
+        for q, (old, new) in enumerate(zip(rows_of(state), leaves, strict=True)):
             seen.changed[q] |= not np.array_equal(old[0], new[0])
             seen.negative[q] |= bool(np.any(new[0] < 0))
         x = x + moves[0]
@@ -263,15 +184,13 @@ def _follow(probe: _Probe, scale: float, seen: _Seen) -> None:
     seen.runs.append(run)
 
 
-def _attribute(
-    probe: _Probe, changed: np.ndarray, updates: np.ndarray, states: list[np.ndarray], seen: _Seen, direct: bool
-) -> None:
+def _attribute(probe: Probe, changed: np.ndarray, updates: np.ndarray, states: list[np.ndarray], seen: _Seen) -> None:
     """Notes which entries moved where a coordinate was changed. They are compared exactly: one apart must not move by a bit."""
     for b in range(1, len(updates)):
         c = int(changed[(b - 1) % len(changed)])
         leaf, place = int(probe.leaf_of[c]), int(probe.place_of[c])
         if np.any(np.flatnonzero(updates[b] != updates[0]) != c):
-            raise NotDerivable(_MIXES)
+            raise NotDerivable(MIXES)
         for q, rows in enumerate(states):
             moved = np.flatnonzero(rows[b] != rows[0])
             if not len(moved):
@@ -279,41 +198,25 @@ def _attribute(
             seen.answers[q] = True
             owned = rows.shape[1] == probe.sizes[leaf] and list(moved) == [place] and seen.owners[q] in (-1, leaf)
             if not owned:
-                raise NotDerivable(_MIXES)
+                raise NotDerivable(MIXES)
             seen.owners[q] = leaf
-
-
-_MIXES = (
-    "the transform mixes coordinates (an update depends on the gradient of other coordinates, as with norms, factored moments "
-    "and matrix roots), so that its moments are no one-dimensional means: use jaxsde.relax, which needs none"
-)
-_DRAWS = "the transform draws noise of its own, over which no mean is taken here: use jaxsde.relax, which draws it"
-_PERIODIC = (
-    "the transform does something else at some steps than at others (it accumulates gradients or synchronises weights "
-    "periodically), which no coefficients of an SDE follow: give the problem a larger batch, and derive the transform inside"
-)
-
-_MULTIPLIES = (
-    "the transform multiplies its step sizes by fixed factors, so that they move by as much as their own size at each step, "
-    "however small the learning rate: there is no diffusion limit"
-)
 
 
 def _has_keys(leaves: Any) -> bool:
     return any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.dtype == jnp.uint32 for leaf in leaves)
 
 
-def _check_each_step_moves(probe: _Probe) -> None:
+def _check_each_step_moves(probe: Probe) -> None:
     """Raises where the same gradient makes an update at some steps and none at others."""
     x, gradient = probe.normal(1), probe.normal(1)
-    state = _repeated(probe.init(x[0]), 1)
+    state = repeated(probe.init(x[0]), 1)
     for i in range(2 * _STEPS):
         moves, state = probe.step(state, x, gradient)
         if i and not np.any(moves):
-            raise NotDerivable(_PERIODIC)
+            raise NotDerivable(PERIODIC)
 
 
-def _kinds(probe: _Probe, seen: _Seen, differs: list[bool], start: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _kinds(probe: Probe, seen: _Seen, differs: list[bool], start: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
     kinds, owners = [], []
     for q, leaf in enumerate(jax.tree.leaves(start)):
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -324,170 +227,13 @@ def _kinds(probe: _Probe, seen: _Seen, differs: list[bool], start: Any) -> tuple
             values = np.array([[int(step[q].ravel()[0]) for step in run] for run in seen.runs])
             counts, settles = np.all(np.diff(values) == 1), np.all(values[:, 1:] == values[0, 1])
             if leaf.size != 1 or not (counts or settles):
-                raise NotDerivable(_PERIODIC)
+                raise NotDerivable(PERIODIC)
             kinds.append(COUNTER if counts else SETTLED)
         elif not seen.answers[q]:
             kinds.append(CLOCK)
         else:
             if probe.shapes[q].shape != probe.full[owner]:
-                raise NotDerivable(_MIXES)
+                raise NotDerivable(MIXES)
             kinds.append(SIGNED if seen.negative[q] else POSITIVE)
         owners.append(owner if kinds[-1] in (SIGNED, POSITIVE) else -1)
     return tuple(kinds), tuple(owners)
-
-
-def _after(probe: _Probe, steps: int, size: float = 1.0) -> tuple[Any, np.ndarray]:
-    """A state some steps of noise of this size later, and the parameters."""
-    x = 0.1 * probe.normal(1)
-    state = _repeated(probe.init(x[0]), 1)
-    for _ in range(steps):
-        moves, state = probe.step(state, x, size * probe.normal(1))
-        x = x + 1e-3 * moves
-    return state, x
-
-
-def _along(
-    probe: _Probe, state: Any, x: np.ndarray, gradients: np.ndarray, chart: Callable[..., list[np.ndarray]]
-) -> np.ndarray:
-    """All that an update moves, as a row for each of the gradients."""
-    n = len(gradients)
-    moves, new = probe.step(
-        jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], (n, *leaf.shape[1:])), state), x.repeat(n, 0), gradients
-    )
-    return np.concatenate([moves, *chart(state, new)], axis=1)
-
-
-def _floats(state: Any, new: Any) -> list[np.ndarray]:
-    return [rows.astype(float) for rows in _rows(new) if np.issubdtype(rows.dtype, np.floating)]
-
-
-def _regularity(probe: _Probe, state: Any, x: np.ndarray) -> str:
-    """A jump does not shrink as gradients come closer. The bend at a kink shrinks like their distance, and not its square."""
-    wide, narrow = (
-        _along(probe, state, x, np.linspace(-3.3, 3.1, m + 1)[:, None] * np.ones(probe.count), _floats) for m in (256, 2048)
-    )
-    span = np.ptp(wide, axis=0) + 1e-30
-    jumps = [np.max(np.abs(np.diff(v, axis=0)), axis=0) / span for v in (wide, narrow)]
-    bends = [np.max(np.abs(np.diff(v, 2, axis=0)), axis=0) / span for v in (wide, narrow)]
-    if np.any((jumps[1] > 0.5 * jumps[0]) & (jumps[1] > 2e-3)):
-        return JUMP
-    return KINK if np.any((bends[1] > 0.08 * bends[0]) & (bends[1] > 3e-4)) else SMOOTH
-
-
-def _charted(kinds: tuple[str, ...]) -> Callable[..., list[np.ndarray]]:
-    def moves(state: Any, new: Any) -> list[np.ndarray]:
-        old, new = jax.tree.leaves(state), jax.tree.leaves(new)
-        parts = [np.asarray(moved_in_chart(kinds[q], old[q], new[q]), float) for q in held(kinds)]
-        return [part.reshape(len(part), -1) for part in parts]
-
-    return moves
-
-
-def _is_bounded(probe: _Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray) -> bool:
-    near, far = (_along(probe, state, x, np.full((1, probe.count), size), _charted(kinds)) for size in (1e3, 1e6))
-    return bool(np.all(np.abs(far) <= 10 * np.abs(near) + 1e-6))
-
-
-def _enough_nodes_for_all(probe: _Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray) -> int:
-    """As many as are enough at all sizes of the noise, or 0; `state` and `x` are those at size 1."""
-    most = 0
-    for size in _NOISES:
-        there = (state, x) if size == 1 else _after(probe, 60, size)
-        count = _enough_nodes(probe, kinds, *there, size)
-        if not count:
-            return 0
-        most = max(most, count)
-    return most
-
-
-def _enough_nodes(probe: _Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray, size: float) -> int:
-    """As many as are enough for noise of this size, or 0."""
-
-    def law(count: int) -> tuple[np.ndarray, np.ndarray]:
-        z, w = np.polynomial.hermite_e.hermegauss(count)
-        moved = _along(probe, state, x, size * z[:, None] * np.ones(probe.count), _charted(kinds))
-        w = w / w.sum()
-        mean = w @ moved
-        return mean, w @ (moved - mean) ** 2
-
-    mean, variance = law(_MANY_NODES)
-    scale = np.sqrt(variance) + _LINEAR * np.abs(mean) + 1e-30
-    for count in _NODES:
-        other, spread = law(count)
-        if np.all(np.abs(other - mean) < _PRECISE * scale) and np.all(np.abs(spread - variance) < _PRECISE * scale**2):
-            return count
-    return 0
-
-
-def _pivots(
-    probe: _Probe, kinds: tuple[str, ...], owners: tuple[int, ...], state: Any, x: np.ndarray
-) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
-    """The rows with noise of their own, of all of the noise and of what is not linear in it."""
-    z = np.asarray(jax.scipy.stats.norm.ppf((np.arange(64) + 0.5) / 64), float)
-    moved = _along(probe, state, x, z[:, None] * np.ones(probe.count), _charted(kinds))
-    bounds = np.cumsum([probe.count] + [jax.tree.leaves(state)[q][0].size for q in held(kinds)])
-    firsts = np.concatenate([[0], np.cumsum(probe.sizes)])
-    whole, residual = [], []
-    for leaf in range(len(probe.sizes)):
-        columns = [firsts[leaf]] + [bounds[i] for i, q in enumerate(held(kinds)) if owners[q] == leaf]
-        block = moved[:, columns]
-        block = block - block.mean(axis=0)
-        slope = z @ block / (z @ z)
-        whole.append(_independent(block, block))
-        residual.append(_independent(block - np.outer(z, slope), block))
-    return tuple(whole), tuple(residual)
-
-
-def _independent(block: np.ndarray, scale: np.ndarray) -> tuple[int, ...]:
-    """The columns that are not combinations of those before them, but for a small share of their size in `scale`."""
-    kept, basis = [], np.zeros((len(block), 0))
-    for a, column in enumerate(block.T):
-        rest = column - basis @ (basis.T @ column)
-        size = np.linalg.norm(rest)
-        if size > _LINEAR * max(np.linalg.norm(scale[:, a]), 1e-30):
-            kept.append(a)
-            basis = np.column_stack([basis, rest / size])
-    return tuple(kept)
-
-
-RATCHET = "a running maximum only ever grows, by rare jumps"
-
-
-def _rows_after_quiet(probe: _Probe, state: Any, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The leaves of a state before and after some steps with smaller gradients, in which all that forgets or adds up moves."""
-    before = _rows(state)
-    for _ in range(_STEPS):
-        _, state = probe.step(state, x, 0.1 * probe.normal(1))
-    return before, _rows(state)
-
-
-def _cautions(probe: _Probe, kinds: tuple[str, ...]) -> tuple[str, ...]:
-    """Whether positive buffers move by much in one update, or rarely but then by much."""
-    places = [q for q, kind in enumerate(kinds) if kind == POSITIVE]
-    if not places:
-        return ()
-    state, x = _repeated(probe.init(0.1 * probe.normal()), 1), 0.1 * probe.normal(1)
-    moves = np.empty((_LONG, len(places)), object)
-    for i in range(_LONG):
-        old = jax.tree.leaves(state)
-        _, state = probe.step(state, x, probe.normal(1))
-        new = jax.tree.leaves(state)
-        moves[i] = [np.asarray(moved_in_chart(POSITIVE, old[q], new[q])).ravel() for q in places]
-    cautions = []
-    for column in moves.T:
-        early, late = np.concatenate(list(column[1:_EARLY])), np.stack(list(column[_LONG // 2 :]))
-        # A running maximum jumps rarely and never twice by the same factor, and decays by less than is counted here.
-        jumps = np.round(early[np.abs(early) > _FACTORS], 3)
-        if len(jumps) >= _OFTEN and len(np.unique(jumps)) <= len(jumps) // 4:
-            raise NotDerivable(_MULTIPLIES)
-        spread = np.std(late)
-        if spread > _WIDE:
-            cautions.append("a running average forgets within a step or two, too fast for a diffusion: its decay is far from 1")
-        # Coordinates whose moves are of different sizes do not look like one that jumps.
-        sizes = (late - late.mean(axis=0)) / np.maximum(late.std(axis=0), _SMALL_MOVE)
-        if spread <= _WIDE and np.mean(sizes**4) > _RARE * np.mean(sizes**2) ** 2:
-            cautions.append("a running maximum moves by rare jumps, which a diffusion smooths out")
-    quiet = _rows_after_quiet(probe, state, x)
-    if any(np.array_equal(a[q], b[q]) for q in places for a, b in [quiet]):
-        cautions.append(RATCHET)
-    return tuple(dict.fromkeys(cautions))

@@ -15,8 +15,9 @@ from .. import _checks
 from .._traced import AbstractFunctionHolder
 from ..problems import AbstractNoise, AbstractQuantileLaw, Problem
 from ..processes import SDE, Chain, ChainState, Instant
-from ._anatomy import Anatomy, NotDerivable, anatomy_of
+from ._anatomy import Anatomy, anatomy_of
 from ._moments import mean_move, moments, spread
+from ._refusals import NotDerivable
 from ._rules import Rule, equal_shares, rule_for
 from ._update import CLOCK, DerivedState, Move, held, one_move, state_of
 

@@ -16,7 +16,7 @@ from .._linalg import matmul
 from .._traced import with_traced
 from .._tree import as_params
 from ..processes import SDE, Chain, Instant
-from ._anatomy import RATCHET
+from ._cautions import RATCHET
 from ._derive import Derivation, derived_sde
 from ._rules import SMOOTH
 

@@ -12,9 +12,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from .. import _checks, _random
 from .._traced import AbstractFunctionHolder
 from ..problems import Problem
-from ..processes import AbstractProcess, Chain, ChainState, with_own_keys
-from ._anatomy import NotDerivable, anatomy_of
-from ._update import POSITIVE, call_update
+from ..processes import AbstractProcess, Chain, ChainState, call_update, with_own_keys
+from ._anatomy import anatomy_of
+from ._refusals import NotDerivable
+from ._update import POSITIVE
 
 _MOST = 4096
 """Parts of a step. The weights of its two updates grow like the root of their number, and amplify rounding."""

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from .._promotion import usual_promotion
+from ..processes import call_update
 
 MakeTransform = Callable[[], optax.GradientTransformation]
 
@@ -50,12 +51,6 @@ class Move(NamedTuple):
 
     x: list[Array]
     buffers: list[Array]
-
-
-def call_update(transform: optax.GradientTransformation, gradient: PyTree, state: Any, x: PyTree) -> tuple[PyTree, Any]:
-    """The updates and the new state."""
-    with usual_promotion():
-        return optax.with_extra_args_support(transform).update(gradient, state, x, grad=gradient)
 
 
 def held(kinds: tuple[str, ...]) -> list[int]:

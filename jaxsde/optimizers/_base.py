@@ -1,6 +1,7 @@
 """What all optimizers share: a learning rate or schedule, the clock it sets, and the two sides of each optimizer."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -73,6 +74,12 @@ class AbstractOptimizer(AbstractFunctionHolder):
     def called(self) -> str:
         """What reports and errors call it."""
         return type(self).__name__
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyperparameters that are one number each, by name."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if eqx.is_array(value) and value.ndim == 0}
 
     def hyperparameter(self, name: str) -> Any:
         """A hyperparameter by its name, as in `roles`."""
@@ -176,6 +183,12 @@ def itself(y: Any) -> Any:
 def position(y: Any) -> Any:
     """The position where it is a part of the state."""
     return y.x
+
+
+def diffusion_of_a_step(scale: Array, root: Callable[[Any], Any], dw: Any) -> Any:
+    """The diffusion of an optimizer that moves against what has noise with this root of its covariance: the increment stands
+    for that noise, so it enters with a minus, as in the optimizer."""
+    return jax.tree.map(lambda z: -scale * z, root(dw))
 
 
 def parameters(state: ChainState) -> Any:

@@ -19,6 +19,7 @@ from ._base import (
     as_rates,
     check_covariance,
     check_problem,
+    diffusion_of_a_step,
     itself,
     parameters,
 )
@@ -218,11 +219,7 @@ def _sign_coefficients(opt: DistributedSignSGD, model: str, now: Instant, x: PyT
     drift = jax.tree.map(lambda s: -rate * s, signs.mean)
     if model == "ode":
         return drift, None
-    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(opt.rate / opt.workers), signs.sqrt_covariance)
-
-
-def _diffusion(scale: Array, root: Callable[[PyTree], PyTree], dw: PyTree) -> PyTree:
-    return jax.tree.map(lambda z: -scale * z, root(dw))
+    return drift, eqx.Partial(diffusion_of_a_step, rate * jnp.sqrt(opt.rate / opt.workers), signs.sqrt_covariance)
 
 
 class SparseNoise(NamedTuple):

@@ -17,6 +17,7 @@ from ._base import (
     as_rates,
     check_covariance,
     check_problem,
+    diffusion_of_a_step,
     gradient_whitening,
     itself,
     parameters,
@@ -145,11 +146,7 @@ def _into_the_sum(root_eta: Array, root: Any, dw: PyTree) -> MomentumState:
 def _effective(opt: Momentum, now: Instant, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:
     rate = opt.relative_rate(now.step) / (1 - opt.momentum)
     drift = jax.tree.map(lambda g: -rate * g, statistics.gradient)
-    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(opt.rate), statistics.root)
-
-
-def _diffusion(scale: Array, root: Any, dw: PyTree) -> PyTree:
-    return jax.tree.map(lambda z: -scale * z, root(dw))
+    return drift, eqx.Partial(diffusion_of_a_step, rate * jnp.sqrt(opt.rate), statistics.root)
 
 
 def _sum_of_gradients(y: MomentumState) -> PyTree:

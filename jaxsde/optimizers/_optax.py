@@ -93,6 +93,10 @@ class Optax(AbstractOptimizer):
         except ValueError as error:
             raise ValueError(f"what the hyperparameters of {self.called} do is not known: {error}") from error
 
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        return {"learning_rate": self.learning_rate, **self.numbers}
+
     def hyperparameter(self, name: str) -> Any:
         """A number by its name."""
         return self.numbers[name] if name in self.numbers else getattr(self, name)

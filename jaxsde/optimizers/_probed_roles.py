@@ -11,10 +11,8 @@ from jaxtyping import PyTree
 
 from .. import _checks
 from .._promotion import usual_promotion
-from ..derivation import NotDerivable
-from ..derivation._anatomy import anatomy_of
-from ..derivation._rules import SMOOTH
-from ..derivation._update import CLOCK, POSITIVE, SIGNED, call_update
+from ..derivation import CLOCK, POSITIVE, SIGNED, SMOOTH, NotDerivable, anatomy_of
+from ..processes import call_update
 from ._roles import Roles
 
 # Optax's own names for what hyperparameters do.

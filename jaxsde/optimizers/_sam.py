@@ -1,5 +1,6 @@
 """Sharpness-aware minimisation, SGD whose gradients are taken a step uphill: the chains and the SDEs."""
 
+import abc
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +21,7 @@ from ._base import (
     as_rates,
     check_covariance,
     check_problem,
+    diffusion_of_a_step,
     itself,
     parameters,
 )
@@ -30,7 +32,45 @@ from ._roles import Roles
 _WIDTHS, _NODES = 7.0, 40
 
 
-class USAM(AbstractOptimizer):
+class AbstractSharpnessAware(AbstractOptimizer):
+    """SGD on stochastic gradients taken a step uphill along themselves; [`USAM`][] and [`SAM`][] say how far."""
+
+    models: ClassVar[tuple[str, ...]] = ("compagnoni", "ode")
+    learning_rate: Any
+    rho: Float[Array, ""]
+    reference_rate: Float[Array, ""] | None
+
+    def __init__(self, learning_rate: LearningRate, rho: ArrayLike, *, reference_rate: ArrayLike | None = None):
+        self.learning_rate, self.reference_rate = as_rates(learning_rate, reference_rate)
+        self.rho = as_hyperparameter("rho", rho, low=0.0, closed="low")
+
+    @abc.abstractmethod
+    def uphill(self, problem: Problem) -> AbstractReceived:
+        """The stochastic gradient that the chain receives on `problem`."""
+
+    def transform(self) -> optax.GradientTransformation:
+        """`optax.sgd`, for the gradient taken uphill."""
+        return optax.sgd(self.learning_rate)
+
+    def chain(self, problem: Problem) -> Chain:
+        """The optimizer run on stochastic gradients of `problem`, each taken uphill along itself."""
+        check_problem(problem)
+        return Chain(self.transform, received_problem(self.uphill(problem)), self.rate)
+
+    def _sde(self, problem: Problem, statistics: Callable[[PyTree], Any], model: str) -> SDE:
+        return SDE(
+            statistics=statistics,
+            coefficients=eqx.Partial(_coefficients, self),
+            position=itself,
+            state_from_chain=parameters,
+            chain=self.chain(problem),
+            start_steps=0,
+            model=model,
+            noise_like=problem.noise.increments_like,
+        )
+
+
+class USAM(AbstractSharpnessAware):
     """Unnormalised SAM, $x_{k+1} = x_k - \\eta \\nabla f_\\gamma(x_k + \\rho \\nabla f_\\gamma(x_k))$ with the same draw
     $\\gamma$ twice: the same batch, or the same noise added to the gradient.
 
@@ -49,24 +89,10 @@ class USAM(AbstractOptimizer):
     0.85
     """
 
-    models: ClassVar[tuple[str, ...]] = ("compagnoni", "ode")
     roles: ClassVar[Roles | None] = Roles()
-    learning_rate: Any
-    rho: Float[Array, ""]
-    reference_rate: Float[Array, ""] | None
 
-    def __init__(self, learning_rate: LearningRate, rho: ArrayLike, *, reference_rate: ArrayLike | None = None):
-        self.learning_rate, self.reference_rate = as_rates(learning_rate, reference_rate)
-        self.rho = as_hyperparameter("rho", rho, low=0.0, closed="low")
-
-    def transform(self) -> optax.GradientTransformation:
-        """`optax.sgd`, for the gradient taken uphill."""
-        return optax.sgd(self.learning_rate)
-
-    def chain(self, problem: Problem) -> Chain:
-        """The optimizer run on stochastic gradients of `problem`, each taken uphill along itself."""
-        check_problem(problem)
-        return Chain(self.transform, received_problem(_Uphill(problem, self.rho)), self.rate)
+    def uphill(self, problem: Problem) -> AbstractReceived:
+        return _Uphill(problem, self.rho)
 
     def sde(self, problem: Problem, model: str = "compagnoni") -> SDE:
         """The SDE of unnormalised SAM on `problem`.
@@ -93,19 +119,10 @@ class USAM(AbstractOptimizer):
         _check_draws(problem)
         if model != "ode" or isinstance(problem.noise, MiniBatch):
             check_covariance(problem, "USAM")
-        return SDE(
-            statistics=eqx.Partial(_statistics, self, problem, model),
-            coefficients=eqx.Partial(_coefficients, self),
-            position=itself,
-            state_from_chain=parameters,
-            chain=self.chain(problem),
-            start_steps=0,
-            model=model,
-            noise_like=problem.noise.increments_like,
-        )
+        return self._sde(problem, eqx.Partial(_statistics, self, problem, model), model)
 
 
-class SAM(AbstractOptimizer):
+class SAM(AbstractSharpnessAware):
     """SAM, $x_{k+1} = x_k - \\eta \\nabla f_\\gamma(x_k + \\rho\\,g_k / \\|g_k\\|)$ with $g_k = \\nabla f_\\gamma(x_k)$ and
     the same draw $\\gamma$ twice, as in [`USAM`][].
 
@@ -120,23 +137,8 @@ class SAM(AbstractOptimizer):
     1.75
     """
 
-    models: ClassVar[tuple[str, ...]] = ("compagnoni", "ode")
-    learning_rate: Any
-    rho: Float[Array, ""]
-    reference_rate: Float[Array, ""] | None
-
-    def __init__(self, learning_rate: LearningRate, rho: ArrayLike, *, reference_rate: ArrayLike | None = None):
-        self.learning_rate, self.reference_rate = as_rates(learning_rate, reference_rate)
-        self.rho = as_hyperparameter("rho", rho, low=0.0, closed="low")
-
-    def transform(self) -> optax.GradientTransformation:
-        """`optax.sgd`, for the gradient taken uphill."""
-        return optax.sgd(self.learning_rate)
-
-    def chain(self, problem: Problem) -> Chain:
-        """The optimizer run on stochastic gradients of `problem`, each taken at a distance $\\rho$ uphill along itself."""
-        check_problem(problem)
-        return Chain(self.transform, received_problem(_FarUphill(problem, self.rho)), self.rate)
+    def uphill(self, problem: Problem) -> AbstractReceived:
+        return _FarUphill(problem, self.rho)
 
     def sde(self, problem: Problem, model: str = "compagnoni") -> SDE:
         """The SDE of SAM on `problem` with Gaussian noise of one standard deviation $\\sigma$ in all d coordinates.
@@ -166,16 +168,7 @@ class SAM(AbstractOptimizer):
                 f"deviation for all coordinates, such as jaxsde.Gaussian(0.5); got {type(noise).__name__} noise"
                 + (" of another covariance" if type(noise) is Gaussian else "")
             )
-        return SDE(
-            statistics=eqx.Partial(_far_statistics, self, problem, model),
-            coefficients=eqx.Partial(_coefficients, self),
-            position=itself,
-            state_from_chain=parameters,
-            chain=self.chain(problem),
-            start_steps=0,
-            model=model,
-            noise_like=problem.noise.increments_like,
-        )
+        return self._sde(problem, eqx.Partial(_far_statistics, self, problem, model), model)
 
 
 class _Uphill(AbstractReceived):
@@ -288,13 +281,9 @@ def mean_direction(gradient: PyTree, scale: PyTree) -> PyTree:
     return jax.tree.map(lambda g: mean.astype(g.dtype) * g, gradient)
 
 
-def _coefficients(opt: USAM | SAM, now: Instant, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:
+def _coefficients(opt: AbstractSharpnessAware, now: Instant, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:
     rate = opt.relative_rate(now.step)
     drift = jax.tree.map(lambda g: -rate * g, statistics.gradient)
     if statistics.root is None:
         return drift, None
-    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(opt.rate), statistics.root)
-
-
-def _diffusion(scale: Array, root: Callable[[PyTree], PyTree], dw: PyTree) -> PyTree:
-    return jax.tree.map(lambda z: -scale * z, root(dw))
+    return drift, eqx.Partial(diffusion_of_a_step, rate * jnp.sqrt(opt.rate), statistics.root)

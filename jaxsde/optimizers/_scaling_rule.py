@@ -1,6 +1,5 @@
 """Scaling rules found by the machine: the exponents of the batch size that leave an optimizer's SDE as it is."""
 
-import dataclasses
 import warnings
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ from ..derivation import derived_sde, linearise
 from ..problems import Problem, Quadratic
 from ._adjusted import roles_of
 from ._base import AbstractOptimizer, check_optimizer, check_problem
-from ._optax import Optax
 from ._probed_roles import AVERAGE_NAMES
 from ._roles import Roles
 from ._scaling import with_batch
@@ -47,7 +45,7 @@ class ScalingRule(NamedTuple):
         **Raises:** `ValueError` where a decay constant would fall below 0.
         """
         _checks.scalar("batch_ratio", batch_ratio, low=0.0)
-        numbers = _numbers(opt)
+        numbers = opt.hyperparameters
         new = {}
         for name, power in self.exponents.items():
             factor = float(batch_ratio) ** power
@@ -93,7 +91,7 @@ def scaling_rule(opt: AbstractOptimizer, problem: Problem, x0: PyTree | None = N
     averages = (*AVERAGE_NAMES, *_roles(opt).averages)
 
     def observed(changes: dict[str, float], batch: float) -> np.ndarray:
-        numbers = _numbers(opt)
+        numbers = opt.hyperparameters
         new = {}
         for name, log in changes.items():
             value = float(numbers[name])
@@ -101,7 +99,7 @@ def scaling_rule(opt: AbstractOptimizer, problem: Problem, x0: PyTree | None = N
         changed = _with_numbers(opt, new)
         return np.array([_logarithms(changed, with_batch(problem, np.exp(batch) / n), x0) for n in _NOISES])
 
-    names = [name for name, value in _numbers(opt).items() if float(value) != 0]
+    names = [name for name, value in opt.hyperparameters.items() if float(value) != 0]
     slope = lambda up, down: (up - down) / (2 * _SHARE)
     by_batch = slope(observed({}, _SHARE), observed({}, -_SHARE))
     columns = np.array([slope(observed({name: _SHARE}, 0.0), observed({name: -_SHARE}, 0.0)).ravel() for name in names]).T
@@ -127,23 +125,15 @@ def _roles(opt: AbstractOptimizer) -> Roles:
         return Roles()
 
 
-def _numbers(opt: AbstractOptimizer) -> dict[str, Any]:
-    """The hyperparameters that are one number, by name, the learning rate first."""
-    if isinstance(opt, Optax):
-        return {"learning_rate": opt.learning_rate, **opt.numbers}
-    found = {field.name: getattr(opt, field.name) for field in dataclasses.fields(opt)}
-    return {name: value for name, value in found.items() if eqx.is_array(value) and value.ndim == 0}
-
-
 def _with_numbers(opt: AbstractOptimizer, new: dict[str, Any]) -> AbstractOptimizer:
-    old = _numbers(opt)
+    old = opt.hyperparameters
     values = [jnp.asarray(value, old[name].dtype) for name, value in new.items()]
     return eqx.tree_at(lambda o: [o.hyperparameter(name) for name in new], opt, values) if new else opt
 
 
 def _visible(opt: AbstractOptimizer, problem: Problem, x0: PyTree) -> dict[str, Any]:
     """Numbers in the units of the gradient, such as eps, as large as its noise: smaller ones have no effect to see."""
-    roles, numbers = _roles(opt), _numbers(opt)
+    roles, numbers = _roles(opt), opt.hyperparameters
     variance = float(np.mean([np.mean(leaf) for leaf in jax.tree.leaves(problem.noise.variance(x0))]))
     return {name: max(float(numbers[name]), np.sqrt(variance)) for name in roles.gradients if name in numbers}
 

@@ -16,6 +16,7 @@ from ._base import (
     as_rates,
     check_covariance,
     check_problem,
+    diffusion_of_a_step,
     gradient_whitening,
     itself,
     parameters,
@@ -101,9 +102,4 @@ def _coefficients(sgd: SGD, now: Instant, x: PyTree, statistics: _Statistics) ->
     drift = jax.tree.map(lambda g: -rate * g, statistics.gradient)
     if statistics.root is None:
         return drift, None
-    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sgd.rate), statistics.root)
-
-
-def _diffusion(scale: Array, root: Any, dw: PyTree) -> PyTree:
-    # The increment stands for the gradient's noise, so it enters x with a minus, as in the optimizer.
-    return jax.tree.map(lambda z: -scale * z, root(dw))
+    return drift, eqx.Partial(diffusion_of_a_step, rate * jnp.sqrt(sgd.rate), statistics.root)

@@ -1,6 +1,5 @@
 """SignSGD: the Optax transform and the SDE."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -13,7 +12,15 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from .. import _checks
 from ..problems import AbstractScaleFamily, AbstractSignLaw, Gaussian, Problem, Signs, sign_deviation, sign_law
 from ..processes import SDE, Instant
-from ._base import AbstractOptimizer, LearningRate, as_rates, check_problem, itself, parameters
+from ._base import (
+    AbstractOptimizer,
+    LearningRate,
+    as_rates,
+    check_problem,
+    diffusion_of_a_step,
+    itself,
+    parameters,
+)
 from ._roles import Roles
 
 # A sign of a smaller standard deviation is all but certain: the other sign has a probability below 1/400.
@@ -111,7 +118,7 @@ def _coefficients(sign_sgd: SignSGD, model: str, now: Instant, x: PyTree, signs:
     drift = jax.tree.map(lambda s: -rate * s, signs.mean)
     if model == "ode":
         return drift, None
-    return drift, eqx.Partial(_diffusion, rate * jnp.sqrt(sign_sgd.rate), signs.sqrt_covariance)
+    return drift, eqx.Partial(diffusion_of_a_step, rate * jnp.sqrt(sign_sgd.rate), signs.sqrt_covariance)
 
 
 def _check_phase(problem: Problem, model: str) -> None:
@@ -151,10 +158,6 @@ def _linear(sign_sgd: SignSGD, now: Instant, x: PyTree, mean_sign: PyTree) -> tu
 
 def _linear_diffusion(scale: Array, mean_sign: PyTree, dw: PyTree) -> PyTree:
     return jax.tree.map(lambda s, z: -scale * jnp.sqrt(jnp.maximum(1 - s * s, 0)) * z, mean_sign, dw)
-
-
-def _diffusion(scale: Array, root: Callable[[PyTree], PyTree], dw: PyTree) -> PyTree:
-    return jax.tree.map(lambda z: -scale * z, root(dw))
 
 
 def _whiten(problem: Problem, x: PyTree, gradient: PyTree) -> PyTree:

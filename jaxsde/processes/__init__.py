@@ -1,4 +1,9 @@
-from ._chain import Chain as Chain, ChainState as ChainState, with_own_keys as with_own_keys
+from ._chain import (
+    Chain as Chain,
+    ChainState as ChainState,
+    call_update as call_update,
+    with_own_keys as with_own_keys,
+)
 from ._coupled import Coupled as Coupled, CoupledPosition as CoupledPosition
 from ._euler import IndexedEuler as IndexedEuler, over_step as over_step
 from ._increments import (

@@ -75,8 +75,7 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
     def apply(self, state: ChainState, gradient: PyTree) -> ChainState:
         """One optimizer step with the stochastic gradient `gradient`."""
         with usual_promotion():
-            transform = optax.with_extra_args_support(self.make_transform())
-            updates, transform_state = transform.update(gradient, state.transform, state.x, grad=gradient)
+            updates, transform_state = call_update(self.make_transform(), gradient, state.transform, state.x)
             return ChainState(optax.apply_updates(state.x, updates), transform_state)
 
     def position(self, state: ChainState) -> PyTree:
@@ -106,6 +105,12 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
             return step(state, n, source.read_step(block, place))
 
         return run_blocks(source.period, draw_block, drawn, state, start, stop)
+
+
+def call_update(transform: optax.GradientTransformation, gradient: PyTree, state: Any, params: PyTree) -> tuple[PyTree, Any]:
+    """The updates of a transform and its new state, with the gradient given to transforms that ask for it by name as well."""
+    with usual_promotion():
+        return optax.with_extra_args_support(transform).update(gradient, state, params, grad=gradient)
 
 
 def with_own_keys(transform_state: Any, key: PRNGKeyArray) -> Any:

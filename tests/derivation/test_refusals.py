@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import jaxsde as js
-from jaxsde.derivation._anatomy import anatomy_of
+from jaxsde.derivation import anatomy_of
 
 RATE = 0.1
 PROBLEM = js.Problem(lambda w: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(w)), js.Gaussian(0.5))
