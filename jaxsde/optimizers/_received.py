@@ -40,7 +40,9 @@ class AbstractReceived(AbstractNoise):
         self.problem.noise.validate(params)
 
     def sqrt_covariance(self, params: PyTree) -> Callable[[PyTree], PyTree]:
-        raise NotImplementedError(f"{type(self).__name__} is there for chains: the covariance is that of the optimizer's SDE")
+        raise ValueError(
+            "what this chain receives is no gradient plus noise: the covariance is that of the optimizer's SDE, opt.sde(problem)"
+        )
 
 
 class WorkersDraws(NamedTuple):

@@ -215,5 +215,5 @@ def test_bad_arguments_are_refused():
             opt.chain("problem")
         with pytest.raises(ValueError, match="SVAG does not tend to an SDE"):
             js.svag(opt, CORRELATED, 2)
-        with pytest.raises(NotImplementedError, match="the covariance is that of the optimizer's SDE"):
+        with pytest.raises(ValueError, match="the covariance is that of the optimizer's SDE"):
             js.SGD(0.1).sde(opt.chain(CORRELATED).problem).diffusion(0.0, jnp.ones(2))
