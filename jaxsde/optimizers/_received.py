@@ -40,9 +40,7 @@ class AbstractReceived(AbstractNoise):
         self.problem.noise.validate(params)
 
     def sqrt_covariance(self, params: PyTree) -> Callable[[PyTree], PyTree]:
-        raise ValueError(
-            "what this chain receives is no gradient plus noise: the covariance is that of the optimizer's SDE, opt.sde(problem)"
-        )
+        raise ValueError("what this chain receives is no gradient plus noise: the covariance is that of the optimizer's SDE")
 
 
 class WorkersDraws(NamedTuple):
