@@ -24,7 +24,7 @@ _SCALES = (1e-2, 1.0, 30.0)
 _STEPS, _FIRST_CHANGED = 6, 2
 _CHANGES = (MOST_IN_TURN - 1) // 2
 """How many coordinates are changed, one at a time, of the gradient and of the parameters."""
-_LARGEST_LEAF = 8
+LARGEST_LEAF = 8
 """Larger leaves are probed as leaves of this size in each direction, whose coordinates are treated alike."""
 
 
@@ -86,10 +86,13 @@ _MOST_KNOWN = 64
 
 
 def _key(make: MakeTransform, probe: "Probe") -> Any:
-    """What tells a probing from others: what the transform computes, with which numbers, for which shapes."""
+    """What tells a probing from others: what the transform computes, with which numbers, for which parameters once these are
+    small, and which buffers are as large as the parameters in truth."""
     leaves, structure = jax.tree.flatten(make)
     values = tuple((str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes()) if eqx.is_array(leaf) else leaf for leaf in leaves)
-    return structure, values, probe.structure, tuple(probe.full), tuple((s.shape, str(s.dtype)) for s in probe.shapes)
+    like = tuple((leaf.shape, str(leaf.dtype)) for leaf in probe.leaves)
+    state = tuple((str(s.dtype), tuple(s.shape == full for full in probe.full)) for s in probe.shapes)
+    return structure, values, probe.structure, like, state
 
 
 def _representative(leaf: Any) -> Any:
@@ -100,7 +103,7 @@ def _representative(leaf: Any) -> Any:
 def _small(leaf: Any) -> jax.ShapeDtypeStruct:
     """A leaf with as many axes, none of them long."""
     leaf = jnp.asarray(leaf) if not hasattr(leaf, "shape") else leaf
-    return jax.ShapeDtypeStruct(tuple(min(n, _LARGEST_LEAF) for n in leaf.shape), leaf.dtype)
+    return jax.ShapeDtypeStruct(tuple(min(n, LARGEST_LEAF) for n in leaf.shape), leaf.dtype)
 
 
 def check_update(make: MakeTransform, like: PyTree) -> None:
@@ -180,7 +183,7 @@ def _follow(probe: Probe, scale: float, seen: _Seen) -> None:
             seen.changed[q] |= not np.array_equal(old[0], new[0])
             seen.negative[q] |= bool(np.any(new[0] < 0))
         x = x + moves[0]
-        state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), after)
+        state = jax.tree.map(lambda leaf: np.broadcast_to(leaf[:1], leaf.shape), after)
     seen.runs.append(run)
 
 

@@ -36,7 +36,7 @@ def cautions_of(probe: Probe, kinds: tuple[str, ...]) -> tuple[str, ...]:
         old = jax.tree.leaves(state)
         _, state = probe.step(state, x, probe.normal(1))
         new = jax.tree.leaves(state)
-        moves[i] = [np.asarray(moved_in_chart(POSITIVE, old[q], new[q])).ravel() for q in places]
+        moves[i] = [moved_in_chart(POSITIVE, old[q], new[q], np).ravel() for q in places]
     cautions = []
     for column in moves.T:
         early, late = np.concatenate(list(column[1:_EARLY])), np.stack(list(column[_LONG // 2 :]))

@@ -9,20 +9,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from .. import _checks
 from .._traced import AbstractFunctionHolder
 from ..problems import AbstractNoise, AbstractQuantileLaw, Problem
 from ..processes import SDE, Chain, ChainState, Instant
-from ._anatomy import Anatomy, anatomy_of
-from ._moments import mean_move, moments, spread
+from ._anatomy import LARGEST_LEAF, Anatomy, anatomy_of
+from ._moments import Nodes, mean_move, moments, spread
 from ._refusals import NotDerivable
 from ._rules import Rule, equal_shares, rule_for
 from ._update import CLOCK, DerivedState, Move, held, one_move, state_of
 
-_GENERIC = 4
-"""Coordinates of the vector that a transform is probed with where nothing is known of the parameters."""
+_GENERIC = LARGEST_LEAF
+"""Coordinates of the vector that a transform is probed with where nothing is known of the parameters: as many as larger ones
+are probed with, so that one probing serves for both."""
 
 
 def derive(
@@ -66,7 +67,7 @@ def derive(
     - `learning_rate`: $\\eta$, which gives the SDE its clock, $t = k \\eta$. The transform's own rate is not seen from outside.
     - `start`: parameters (or their shapes), for transforms that depend on their structure, as `optax.partition` does.
     - `nodes`: how many nodes a mean is taken over; by default as many as a smooth update under normal noise needs for an
-      error of a thousandth (3 to 33), 32 for other noise, and 16, shifted at each step, for updates with kinks or jumps, or
+      error of a thousandth (3 to 33), 32 for other noise, and 8, shifted at each step, for updates with kinks or jumps, or
       so steep that 33 are not enough, as tanh(10 g) is.
     - `order`: 1, 2 or 3, the terms of the series.
     - `start_steps`: how many true optimizer steps come first, in which buffers that start at zero fill.
@@ -187,23 +188,21 @@ class Derivation(AbstractFunctionHolder):
     def coefficients(self, now: Instant, y: DerivedState, law: Law) -> tuple[DerivedState, Any]:
         """Drift and diffusion in continuous time, to which the fitted steps tend."""
         self = self._for(y.x)
-        drift, diffusion = self._first_order(now, y, law)
+        mean, diffusion = self._first_order(now, y, law)
         eta = self.chain.learning_rate
-        if self.order == 1:
-            return drift, diffusion
         corrected = lambda move: self._series(now, y, law, move, jnp.zeros_like(eta))
-        whole = jax.tree.map(lambda b: eta * b, drift)
-        drift_now = jax.tree.map(lambda d: d / eta, corrected(whole))
-        return drift_now, None if diffusion is None else lambda dw: corrected(diffusion(dw))
+        drift = jax.tree.map(lambda d: d / eta, corrected(mean))
+        return drift, None if diffusion is None else lambda dw: corrected(diffusion(dw))
 
     def fitted_step(self, now: Instant, y: DerivedState, law: Law, h: Array, dw: PyTree) -> DerivedState:
         """The move over a step h."""
         self = self._for(y.x)
-        drift, diffusion = self._first_order(now, y, law)
-        move = jax.tree.map(lambda b: h * b, drift)
+        mean, diffusion = self._first_order(now, y, law)
+        alpha = h / self.chain.learning_rate
+        move = jax.tree.map(lambda b: alpha * b, mean)
         if diffusion is not None:
             move = jax.tree.map(jnp.add, move, diffusion(dw))
-        return self._series(now, y, law, move, h / self.chain.learning_rate)
+        return self._series(now, y, law, move, alpha)
 
     def state_from_chain(self, state: ChainState) -> DerivedState:
         return state_of(self._for(state.x)._kinds, state.x, state.transform)
@@ -250,11 +249,14 @@ class Derivation(AbstractFunctionHolder):
                 buffers[i] = row
         return DerivedState(jax.tree.unflatten(jax.tree.structure(y.x), [leaf[0] for leaf in rows]), tuple(buffers))
 
-    def _nodes(self, now: Instant, law: Law, coarse: bool = False) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    def _nodes(self, now: Instant, law: Law, coarse: bool = False) -> Nodes:
         """The nodes of a step and their weights, all or the coarse ones."""
-        rate, dtype = self.chain.learning_rate, jnp.result_type(*jax.tree.leaves(law.scale))
-        nodes = law.rule.at(now.step, now.t / rate - now.step.astype(rate.dtype))[coarse]
-        return nodes.astype(dtype), (law.rule.coarse_weights if coarse else law.rule.weights).astype(dtype)
+        rate, dtype, rule = self.chain.learning_rate, jnp.result_type(*jax.tree.leaves(law.scale)), law.rule
+        nodes = rule.at(now.step, now.t / rate - now.step.astype(rate.dtype)).astype(dtype)
+        if coarse and len(rule.coarse) < nodes.size:  # as slices, so that what is computed for the mean is not computed again
+            nodes = jnp.stack([nodes[j] for j in rule.coarse])
+        weights = rule.coarse_weights if coarse else rule.weights
+        return Nodes(nodes, None if weights is None else weights.astype(dtype), 1 if coarse else rule.stride)
 
     def _others(self, now: Instant, y: DerivedState, law: Law) -> list[Array]:
         """What clocks do in a step, whatever the noise; nothing for copies."""
@@ -264,33 +266,30 @@ class Derivation(AbstractFunctionHolder):
         clocks = [self._kinds[q] == CLOCK for q in held(self._kinds)]
         return [b if clock else jnp.zeros_like(b) for b, clock in zip(still, clocks, strict=True)]
 
-    def _coarse_drift(self, now: Instant, y: DerivedState, law: Law) -> DerivedState:
-        """The mean of an update per unit of time over few nodes: what it is at one state less what it is at another is precise
-        enough. Where these are nodes of the mean itself, the updates there are computed once."""
+    def _coarse_mean(self, now: Instant, y: DerivedState, law: Law) -> DerivedState:
+        """The mean of an update over few nodes: what it is at one state less what it is at another is precise enough. Where
+        these are nodes of the mean itself, the updates there are computed once."""
         rows_at = lambda z: self._rows(self._moves(now, y, law, z))
-        mean = mean_move(rows_at, *self._nodes(now, law, coarse=True))
-        whole = self._joined(y, mean, self._others(now, y, law))
-        return jax.tree.map(lambda d: d / self.chain.learning_rate, whole)
+        mean = mean_move(rows_at, self._nodes(now, law, coarse=True))
+        return self._joined(y, mean, self._others(now, y, law))
 
     def _first_order(self, now: Instant, y: DerivedState, law: Law) -> tuple[DerivedState, Any]:
-        eta = self.chain.learning_rate
-        z, w = self._nodes(now, law)
+        """The mean of an update, and the diffusion."""
+        nodes = self._nodes(now, law)
         rows_at = lambda z: self._rows(self._moves(now, y, law, z))
         others = self._others(now, y, law)
         if not self.noisy:
-            mean = mean_move(rows_at, z, w)
-            return jax.tree.map(lambda d: d / eta, self._joined(y, mean, others)), None
-        blocks = moments(rows_at, z, w, self._pivots, aligned=not self._independent)
-        drift = jax.tree.map(lambda d: d / eta, self._joined(y, [b.mean for b in blocks], others))
+            return self._joined(y, mean_move(rows_at, nodes), others), None
+        blocks = moments(rows_at, nodes, self._pivots, aligned=not self._independent)
         still = [jnp.zeros_like(b) for b in y.buffers]
 
         def diffusion(dw: Any) -> DerivedState:
             increments = self._by_leaf(y, law, dw)
             moved = [spread(block, own) for block, own in zip(blocks, increments, strict=True)]
-            root = 1 / jnp.sqrt(eta)
+            root = 1 / jnp.sqrt(self.chain.learning_rate)
             return jax.tree.map(lambda d: root.astype(d.dtype) * d, self._joined(y, moved, still))
 
-        return drift, diffusion
+        return self._joined(y, [b.mean for b in blocks], others), diffusion
 
     def _by_leaf(self, y: DerivedState, law: Law, dw: Any) -> list[list[Array]]:
         """The increments that move each leaf of the parameters."""
@@ -309,13 +308,12 @@ class Derivation(AbstractFunctionHolder):
 
     def _series(self, now: Instant, y: DerivedState, law: Law, move: DerivedState, alpha: Array) -> DerivedState:
         """The corrected move, $\\frac{(1 + u)^\\alpha - 1}{\\alpha u}$ of it with u the change of $\\eta b$ along a move."""
-        eta = self.chain.learning_rate
-        here = self._coarse_drift(now, y, law)
         total, change, factor = move, move, jnp.ones_like(alpha)
+        here = self._coarse_mean(now, y, law) if self.order > 1 else None
         for k in range(1, self.order):
             there = jax.tree.map(jnp.add, y, change)
-            ahead = self._coarse_drift(now, there, self.statistics(there.x))
-            change = jax.tree.map(lambda a, b: eta * (a - b), ahead, here)
+            ahead = self._coarse_mean(now, there, self.statistics(there.x))
+            change = jax.tree.map(jnp.subtract, ahead, here)
             factor = factor * (alpha - k) / (k + 1)
             term = jax.tree.map(functools.partial(jnp.multiply, factor), change)
             total = jax.tree.map(jnp.add, total, term)

@@ -1,5 +1,6 @@
 """Mean and covariance of one update, coordinate by coordinate."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,59 +31,99 @@ class Block(NamedTuple):
 _MOST_UNROLLED = 64
 
 
-def _folded(add: Callable[[Any, Array, Array], Any], start: Any, z: Float[Array, " n"], w: Float[Array, " n"]) -> Any:
-    """`start` after `add(total, z, w)` for each node and its weight."""
-    if z.shape[0] > _MOST_UNROLLED:
-        return jax.lax.scan(lambda total, node: (add(total, *node), None), start, (z, w))[0]
-    for j in range(z.shape[0]):
-        if j != z.shape[0] // 2:  # the central node differs by nothing from itself
-            start = add(start, z[j], w[j])
-    return start
+class Nodes(NamedTuple):
+    """Where an update is evaluated for means over the law of the noise."""
+
+    z: Float[Array, " n"]
+    weights: Float[Array, " n"] | None
+    """None where they are equal."""
+    stride: int = 1
+    """Shifted nodes are as many samples, each with every so-maniest node, which differ by their shift alone."""
+
+    @property
+    def centre(self) -> Array:
+        """The node of which differences are taken, so that nothing cancels."""
+        return self.z[self.z.size // 2]
+
+    def means(self, of: Callable[[Array, Callable[[Any], Any]], Any]) -> list[Any]:
+        """The mean, over each of the samples, of a pytree of arrays that vanish at the central node. `of(z, weighed)` returns
+        it times the node's weight, by which `weighed` multiplies."""
+
+        def at(z: Array, w: Array | None) -> Any:
+            return of(z, lambda tree: tree if w is None else jax.tree.map(lambda v: w * v, tree))
+
+        count = self.z.size
+        if count > _MOST_UNROLLED:
+            nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(lambda z: of(z, _same), self.z[0]))
+            add = lambda total, node: (jax.tree.map(jnp.add, total, at(*node)), None)
+            sums, size = [jax.lax.scan(add, nothing, (self.z, self.weights))[0]], count
+        else:
+            weights = [None] * count if self.weights is None else list(self.weights)
+            parts = [None if j == count // 2 else at(self.z[j], weights[j]) for j in range(count)]
+            sums, size = [_added(parts[k :: self.stride]) for k in range(self.stride)], count // self.stride
+        return sums if self.weights is not None else [_scaled(1 / size, total) for total in sums]
 
 
-def _centre(z: Float[Array, " n"]) -> Array:
-    """The node of which differences are taken."""
-    return z[z.shape[0] // 2]
+def _same(tree: Any) -> Any:
+    return tree
 
 
-def mean_move(rows_at: Callable[[Array], list[Rows]], z: Float[Array, " n"], w: Float[Array, " n"]) -> list[Rows]:
+def _added(trees: list[Any]) -> Any:
+    some = [tree for tree in trees if tree is not None]
+    return jax.tree.map(lambda *leaves: functools.reduce(jnp.add, leaves), *some)
+
+
+def _mean(trees: list[Any]) -> Any:
+    return trees[0] if len(trees) == 1 else _scaled(1 / len(trees), _added(trees))
+
+
+def _scaled(factor: float, tree: Any) -> Any:
+    return jax.tree.map(lambda v: factor * v, tree)
+
+
+def mean_move(rows_at: Callable[[Array], list[Rows]], nodes: Nodes) -> list[Rows]:
     """The means of the rows of each leaf over the nodes."""
-    centre = rows_at(_centre(z))
-
-    def add(total: list[Rows], z: Array, w: Array) -> list[Rows]:
-        return jax.tree.map(lambda t, v, c: t + w * (v - c), total, rows_at(z), centre)
-
-    return jax.tree.map(jnp.add, centre, _folded(add, jax.tree.map(jnp.zeros_like, centre), z, w))
+    centre = rows_at(nodes.centre)
+    moved = nodes._replace(stride=1).means(lambda z, weighed: weighed(jax.tree.map(jnp.subtract, rows_at(z), centre)))
+    return jax.tree.map(jnp.add, centre, moved[0])
 
 
-def moments(
-    rows_at: Callable[[Array], list[Rows]], z: Float[Array, " n"], w: Float[Array, " n"], pivots: Pivots, aligned: bool
-) -> list[Block]:
+def moments(rows_at: Callable[[Array], list[Rows]], nodes: Nodes, pivots: Pivots, aligned: bool) -> list[Block]:
     """Mean and root of the covariance of the rows of each leaf over the nodes.
 
-    Differences to the central node are summed, so that nothing cancels. With `aligned`, the first increment is the gradient's
-    noise itself: its factor is the part of the rows that is linear in it.
+    With `aligned`, the first increment is the gradient's noise itself: its factor is the part of the rows that is linear in it.
     """
-    centre = rows_at(_centre(z))
-    nothing = jax.tree.map(jnp.zeros_like, centre)
+    centre = rows_at(nodes.centre)
 
-    def add(total: Any, z: Array, w: Array) -> Any:
-        mean, linear, second = total
+    def powers(z: Array, weighed: Callable[[Any], Any]) -> Any:
         moved = jax.tree.map(jnp.subtract, rows_at(z), centre)
-        weighted = jax.tree.map(lambda v: w * v, moved)
-        if aligned:
-            linear = jax.tree.map(lambda s, v: s + z * v, linear, weighted)
-        products = [[[v * u for u in us[: a + 1]] for a, v in enumerate(vs)] for vs, us in zip(weighted, moved, strict=True)]
-        return jax.tree.map(jnp.add, mean, weighted), linear, jax.tree.map(jnp.add, second, products)
+        mean = weighed(moved)
+        linear = jax.tree.map(lambda v: z * v, mean) if aligned else None
+        products = [[[v * u for u in us[: a + 1]] for a, v in enumerate(vs)] for vs, us in zip(mean, moved, strict=True)]
+        return mean, linear, products
 
-    second = [[[jnp.zeros_like(row)] * (a + 1) for a, row in enumerate(rows)] for rows in centre]
-    mean, linear, second = _folded(add, (nothing, nothing, second), z, w)
+    samples = nodes.means(powers)
+    mean, linear, second = _mean(samples)
     blocks = []
     for p, places in enumerate(pivots):
         covariance = [[c - mean[p][a] * mean[p][b] for b, c in enumerate(row)] for a, row in enumerate(second[p])]
+        if len(samples) > 1:
+            covariance = jax.tree.map(jnp.add, covariance, _missing([sample[0][p] for sample in samples], mean[p]))
         total = [c + m for c, m in zip(centre[p], mean[p], strict=True)]
         blocks.append(Block(total, _root(covariance, places, linear[p] if aligned else None)))
     return blocks
+
+
+def _missing(samples: list[Rows], mean: Rows) -> Blocks:
+    """What the covariance over shifted nodes lacks on average: the covariance of their mean from shift to shift.
+
+    It falls with the square of the number of nodes, for jumps as for slopes. So each of the n samples, with n times fewer
+    nodes, has n^2 times as much; and this is what they differ by, and what their mean has itself.
+    """
+    apart = [[s - m for s, m in zip(sample, mean, strict=True)] for sample in samples]
+    n = len(samples)
+    products = [[[v * u for u in rows[: a + 1]] for a, v in enumerate(rows)] for rows in apart]
+    return _scaled(1 / (n * (n * n - 1)), _added(products))
 
 
 def _root(covariance: Blocks, pivots: tuple[int, ...], first: Rows | None) -> list[Rows]:
@@ -95,8 +136,8 @@ def _root(covariance: Blocks, pivots: tuple[int, ...], first: Rows | None) -> li
     for pivot in pivots:
         left = rest[pivot][pivot]
         some = left > jnp.asarray(_ROUNDING, left.dtype) * variance[pivot]
-        length = jnp.sqrt(jnp.where(some, left, 1))
-        column = [jnp.where(some, row[pivot] / length, 0) if a >= pivot else jnp.zeros_like(left) for a, row in enumerate(rest)]
+        inverse = jnp.where(some, 1 / jnp.sqrt(jnp.where(some, left, 1)), 0)
+        column = [row[pivot] * inverse if a >= pivot else jnp.zeros_like(left) for a, row in enumerate(rest)]
         rest, columns = _without(rest, column), [*columns, column]
     return columns
 

@@ -15,6 +15,8 @@ from ._update import MakeTransform
 
 MOST_IN_TURN = 25
 """So many rows and fewer are compared bit by bit."""
+_AT_ONCE = 2048
+"""Numbers of rows are rounded up to this one or that, so that a transform is compiled three times and no more."""
 
 
 class Probe:
@@ -34,20 +36,29 @@ class Probe:
     def params(self, vectors: np.ndarray) -> PyTree:
         """Vectors of all coordinates as pytrees with the same leading axes."""
         parts = np.split(vectors, np.cumsum(self.sizes)[:-1], axis=-1)
-        shaped = [jnp.asarray(v.reshape((*v.shape[:-1], *a.shape)), a.dtype) for v, a in zip(parts, self.leaves, strict=True)]
+        shaped = [v.reshape((*v.shape[:-1], *a.shape)).astype(a.dtype) for v, a in zip(parts, self.leaves, strict=True)]
         return jax.tree.unflatten(self.structure, shaped)
 
     def normal(self, *shape: int) -> np.ndarray:
         return self.rng.normal(size=(*shape, self.count))
 
     def init(self, x: np.ndarray) -> Any:
-        return _initial(self.make, self.params(x))
+        return _on_host(_initial(self.make, self.params(x)))
 
     def step(self, state: Any, x: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, Any]:
         """One update for each of the rows of `x` and `gradient`, with a state for each: the moves of x, and the new states."""
-        update, state = _updated(self.make, self.params(gradient), state, self.params(x))
-        flat = [np.asarray(u).reshape(len(x), -1) for u in jax.tree.leaves(update)]
-        return np.concatenate(flat, axis=1).astype(float), state
+        count = len(x)
+        least = 1 if count == 1 else MOST_IN_TURN if count <= MOST_IN_TURN else _AT_ONCE
+        filled = lambda a: np.concatenate([a, np.repeat(a[-1:], -count % least, axis=0)])
+        gradients, xs = self.params(filled(gradient)), self.params(filled(x))
+        update, new = _on_host(_updated(self.make, gradients, jax.tree.map(filled, state), xs))
+        flat = [u[:count].reshape(count, -1) for u in jax.tree.leaves(update)]
+        return np.concatenate(flat, axis=1).astype(float), jax.tree.map(lambda a: a[:count], new)
+
+
+def _on_host(tree: PyTree) -> PyTree:
+    """The same arrays as NumPy's, which are cut and joined without a program for each shape."""
+    return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
 @eqx.filter_jit
@@ -66,10 +77,10 @@ def _updated(make: MakeTransform, gradient: PyTree, state: Any, x: PyTree) -> tu
 
 
 def repeated(state: Any, times: int) -> Any:
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (times, *jnp.shape(leaf))), state)
+    """A state for each of so many rows."""
+    return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (times, *np.shape(leaf))), state)
 
 
 def rows_of(state: Any) -> list[np.ndarray]:
     """The leaves of a batch of states, each as a matrix."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-    return [leaf.reshape(len(leaf), -1) for leaf in leaves]
+    return [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(state)]

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import scipy  # whose parts load when they are first used
 
 from ._probe import Probe, repeated, rows_of
 from ._rules import JUMP, KINK, SMOOTH
@@ -33,7 +33,7 @@ def _along(
     """All that an update moves, as a row for each of the gradients."""
     n = len(gradients)
     moves, new = probe.step(
-        jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], (n, *leaf.shape[1:])), state), x.repeat(n, 0), gradients
+        jax.tree.map(lambda leaf: np.broadcast_to(leaf[:1], (n, *leaf.shape[1:])), state), x.repeat(n, 0), gradients
     )
     return np.concatenate([moves, *chart(state, new)], axis=1)
 
@@ -45,7 +45,7 @@ def _floats(state: Any, new: Any) -> list[np.ndarray]:
 def regularity_of(probe: Probe, state: Any, x: np.ndarray) -> str:
     """A jump does not shrink as gradients come closer. The bend at a kink shrinks like their distance, and not its square."""
     wide, narrow = (
-        _along(probe, state, x, np.linspace(-3.3, 3.1, m + 1)[:, None] * np.ones(probe.count), _floats) for m in (256, 2048)
+        _along(probe, state, x, np.linspace(-3.3, 3.1, m + 1)[:, None] * np.ones(probe.count), _floats) for m in (255, 2047)
     )
     span = np.ptp(wide, axis=0) + 1e-30
     jumps = [np.max(np.abs(np.diff(v, axis=0)), axis=0) / span for v in (wide, narrow)]
@@ -58,7 +58,7 @@ def regularity_of(probe: Probe, state: Any, x: np.ndarray) -> str:
 def _charted(kinds: tuple[str, ...]) -> Callable[..., list[np.ndarray]]:
     def moves(state: Any, new: Any) -> list[np.ndarray]:
         old, new = jax.tree.leaves(state), jax.tree.leaves(new)
-        parts = [np.asarray(moved_in_chart(kinds[q], old[q], new[q]), float) for q in held(kinds)]
+        parts = [moved_in_chart(kinds[q], old[q], new[q], np).astype(float) for q in held(kinds)]
         return [part.reshape(len(part), -1) for part in parts]
 
     return moves
@@ -84,17 +84,17 @@ def enough_nodes(probe: Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray
 def _enough_at(probe: Probe, kinds: tuple[str, ...], state: Any, x: np.ndarray, size: float) -> int:
     """As many as are enough for noise of this size, or 0."""
 
-    def law(count: int) -> tuple[np.ndarray, np.ndarray]:
-        z, w = np.polynomial.hermite_e.hermegauss(count)
-        moved = _along(probe, state, x, size * z[:, None] * np.ones(probe.count), _charted(kinds))
-        w = w / w.sum()
-        mean = w @ moved
-        return mean, w @ (moved - mean) ** 2
-
-    mean, variance = law(_MANY_NODES)
+    laws = [np.polynomial.hermite_e.hermegauss(count) for count in (_MANY_NODES, *_NODES)]
+    z = np.concatenate([z for z, _ in laws])
+    moved = _along(probe, state, x, size * z[:, None] * np.ones(probe.count), _charted(kinds))
+    moments = []
+    for (_, w), there in zip(laws, np.split(moved, np.cumsum([len(z) for z, _ in laws])[:-1]), strict=True):
+        share = w / w.sum()
+        mean = share @ there
+        moments.append((mean, share @ (there - mean) ** 2))
+    mean, variance = moments[0]
     scale = np.sqrt(variance) + _LINEAR * np.abs(mean) + 1e-30
-    for count in _NODES:
-        other, spread = law(count)
+    for count, (other, spread) in zip(_NODES, moments[1:], strict=True):
         if np.all(np.abs(other - mean) < _PRECISE * scale) and np.all(np.abs(spread - variance) < _PRECISE * scale**2):
             return count
     return 0
@@ -104,7 +104,7 @@ def pivots_of(
     probe: Probe, kinds: tuple[str, ...], owners: tuple[int, ...], state: Any, x: np.ndarray
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
     """The rows with noise of their own, of all of the noise and of what is not linear in it."""
-    z = np.asarray(jax.scipy.stats.norm.ppf((np.arange(64) + 0.5) / 64), float)
+    z = scipy.special.ndtri((np.arange(64) + 0.5) / 64)
     moved = _along(probe, state, x, z[:, None] * np.ones(probe.count), _charted(kinds))
     bounds = np.cumsum([probe.count] + [jax.tree.leaves(state)[q][0].size for q in held(kinds)])
     firsts = np.concatenate([[0], np.cumsum(probe.sizes)])

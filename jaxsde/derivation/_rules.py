@@ -16,12 +16,16 @@ from ..problems import AbstractNoise, AbstractQuantileLaw, Gaussian
 SMOOTH, KINK, JUMP = "smooth", "kink", "jump"
 """How an update depends on the gradient."""
 
-_SHIFTED_NODES = 16
+_SHIFTED_NODES = 8
 
 # Nodes in equal shares of the probability are shifted anew at each of the solver's steps, to so many places.
-_SHIFTS, _STRIDE = 4096, 4
+_SHIFTS, _STRIDE = 4096, 2
 _TICKS = 64
 """Steps of the solver in a step of the optimizer that have places of their own."""
+_MULTIPLIER = np.uint32(2780939091)
+"""Over 2^32, and so doubled up to seven times, a number whose multiples are equidistributed modulo 1: places with 1 to 64 steps
+of the solver, of all nodes and of the coarse ones. Of 300,000 random ones it has the smallest star discrepancy of the first 16
+to 1,024 multiples in the worst of these cases, .55 log(N + 1) / N; the golden ratio's is 1.61 log(N + 1) / N."""
 
 # The tanh-sinh rule for the quantiles of a law with a density that is not smooth or tails that are not normal.
 _HALF_NODES, _REACH = 16, 2.9
@@ -31,28 +35,30 @@ class Rule(eqx.Module):
     """Nodes and weights for the law of scale 1: one row, or one for each shift.
 
     Fewer nodes, with weights of their own, serve for how a mean changes from one state to another, which takes less precision
-    than the mean: those at the places `coarse`, or, where nodes are shifted, every fourth.
+    than the mean: those at the places `coarse`. Weights that are None are equal.
     """
 
     nodes: Float[Array, "shifts n"]
-    weights: Float[Array, " n"]
-    coarse_weights: Float[Array, " m"]
-    coarse: tuple[int, ...] | None = eqx.field(static=True)
+    weights: Float[Array, " n"] | None
+    coarse_weights: Float[Array, " m"] | None
+    coarse: tuple[int, ...] = eqx.field(static=True)
 
-    def at(self, step: Int[Array, ""], share: Float[Array, ""]) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-        """The nodes, and the coarse ones, for the solver's step that begins when this share of an optimizer's step has passed:
-        the same for all seeds. The places of successive steps are equidistributed (weyl1916)."""
-        if self.coarse is not None:
-            nodes = self.nodes[0]
-            whole = len(self.coarse) == nodes.size
-            # As slices, so that what is computed there for the mean is not computed again.
-            return nodes, nodes if whole else jnp.stack([nodes[j] for j in self.coarse])
+    @property
+    def stride(self) -> int:
+        """Of how many samples the nodes consist that differ by their shift alone."""
+        return 1 if self.nodes.shape[0] == 1 else _STRIDE
+
+    def at(self, step: Int[Array, ""], share: Float[Array, ""]) -> Float[Array, " n"]:
+        """The nodes for the solver's step that begins when this share of an optimizer's step has passed: the same for all
+        seeds. The places of successive steps are equidistributed (weyl1916)."""
+        if self.nodes.shape[0] == 1:
+            return self.nodes[0]
         tick = step.astype(jnp.uint32) * np.uint32(_TICKS) + jnp.round(share * _TICKS).astype(jnp.uint32)
-        golden = tick * np.uint32(2654435769)  # modulo 2^32: the fractional part of a multiple of the golden ratio
-        # The coarse nodes stand in shares four times as large: in which fourth they are, and the place within it.
-        place = (golden >> np.uint32(32 - (_STRIDE * _SHIFTS).bit_length() + 1)).astype(jnp.int32)
-        nodes = self.nodes[place % _SHIFTS]
-        return nodes, nodes.reshape(-1, _STRIDE)[:, place // _SHIFTS]
+        turned = tick * _MULTIPLIER  # modulo 2^32
+        # The coarse nodes stand in shares as many times as large: in which part of one they are, and the place within it.
+        place = (turned >> np.uint32(32 - (_STRIDE * _SHIFTS).bit_length() + 1)).astype(jnp.int32)
+        shares = self.nodes[place % _SHIFTS].reshape(-1, _STRIDE)
+        return jnp.roll(shares, -(place // _SHIFTS), axis=1).ravel()  # the coarse ones come first, at places that are known
 
 
 def _gauss_hermite(count: int) -> Rule:
@@ -69,9 +75,8 @@ def _gauss_hermite(count: int) -> Rule:
 
 
 def _rule(nodes: Any, weights: Any, coarse: Any, coarse_weights: Any) -> Rule:
-    as_floats = lambda a: jnp.asarray(a, float)
-    places = None if coarse is None else tuple(int(j) for j in coarse)
-    return Rule(as_floats(nodes), as_floats(weights), as_floats(coarse_weights), places)
+    as_floats = lambda a: None if a is None else jnp.asarray(a, float)
+    return Rule(jnp.asarray(nodes, float), as_floats(weights), as_floats(coarse_weights), tuple(int(j) for j in coarse))
 
 
 def rule_for(noise: AbstractNoise, regularity: str, smooth_nodes: int, nodes: int | None) -> Rule:
@@ -90,13 +95,12 @@ def rule_for(noise: AbstractNoise, regularity: str, smooth_nodes: int, nodes: in
         return _rule(jnp.concatenate([low, -low[::-1]])[None], weights, range(2 * len(p)), weights)
     shifts = (np.arange(_SHIFTS) + 0.5)[:, None] / _SHIFTS
     places = (np.arange(count) + shifts) / count
-    return _rule(_quantiles(law, places), np.full(count, 1 / count), None, np.full(count // _STRIDE, _STRIDE / count))
+    return _rule(_quantiles(law, places), None, range(0, count, _STRIDE), None)
 
 
 def equal_shares(noise: AbstractNoise, count: int) -> Rule:
     """The middles of so many equal shares of the probability."""
-    nodes, weights = _quantiles(_law(noise), (np.arange(count) + 0.5)[None] / count), np.full(count, 1 / count)
-    return _rule(nodes, weights, range(count), weights)
+    return _rule(_quantiles(_law(noise), (np.arange(count) + 0.5)[None] / count), None, range(count), None)
 
 
 def _law(noise: AbstractNoise) -> Any:

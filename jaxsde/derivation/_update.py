@@ -68,12 +68,13 @@ def from_chart(kind: str, held: Array) -> Array:
     return jnp.exp(held) if kind == POSITIVE else held
 
 
-def moved_in_chart(kind: str, old: Array, new: Array) -> Array:
-    """`into_chart(new)` minus `into_chart(old)`."""
+def moved_in_chart(kind: str, old: Any, new: Any, numpy: Any = jnp) -> Any:
+    """`into_chart(new)` minus `into_chart(old)`, by JAX, or by NumPy itself."""
     if kind != POSITIVE:
         return new - old
-    tiny, least = jnp.asarray(_TINY, old.dtype), jnp.asarray(_LEAST_SHARE, old.dtype)
-    return jnp.log(jnp.maximum((new + tiny) / (old + tiny), least))  # the new value is as much rounded as the quotient
+    tiny, least = numpy.asarray(_TINY, old.dtype), numpy.asarray(_LEAST_SHARE, old.dtype)
+    # The new value is as much rounded as the quotient. The inverse is the same for all new values, and so computed once.
+    return numpy.log(numpy.maximum((new + tiny) * (1 / (old + tiny)), least))
 
 
 def state_of(kinds: tuple[str, ...], x: PyTree, transform_state: Any) -> DerivedState:

@@ -221,9 +221,12 @@ def _theory(
     stationary = bound = None
     try:
         stationary = _curves(theory.stationary(opt, problem), least)
+    except ValueError as error:
+        notes.append(f"no stationary law: {error}")
+    try:
         bound = np.asarray(theory.loss_bound(opt, problem, x0, jnp.asarray(ts)).loss, float) + least
     except ValueError as error:
-        notes.append(f"no stationary law or bound: {error}")
+        notes.append(f"no bound: {error}")
     return _curves(law, least), stationary, bound
 
 
