@@ -1,6 +1,10 @@
-"""Names that the doctests may use, and where annotations are checked: in all tests but those of errors."""
+"""How tests are compiled, names that the doctests may use, and where annotations are checked: in all tests but those of
+errors."""
 
 import inspect
+import os
+import subprocess
+import sys
 
 import diffrax
 import jax
@@ -8,6 +12,19 @@ import jax.numpy as jnp
 import jaxtyping
 import optax
 import pytest
+
+# Three quarters of the time of most tests would go into making their programs fast.
+_QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_configure(config):
+    """Has XLA optimize little, except for the sweeps, which run long, and where XLA_FLAGS are given. A flag that is unknown to
+    this version of XLA would end the process."""
+    if "XLA_FLAGS" in os.environ or config.option.markexpr != "not sweep":
+        return
+    environment = os.environ | {"XLA_FLAGS": _QUICK_COMPILATION}
+    known = subprocess.run([sys.executable, "-c", "import jax; jax.devices()"], env=environment, capture_output=True)
+    os.environ["XLA_FLAGS"] = "" if known.returncode else _QUICK_COMPILATION
 
 
 @pytest.fixture(autouse=True)

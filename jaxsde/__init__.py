@@ -75,10 +75,14 @@ from .processes import (
 )
 from .simulation import (
     Ensemble as Ensemble,
+    Histogram as Histogram,
     Interrupted as Interrupted,
     Jackknife as Jackknife,
+    JointHistogram as JointHistogram,
     Moments as Moments,
+    Quantiles as Quantiles,
     Samples as Samples,
+    Several as Several,
     checkpoints as checkpoints,
     load as load,
     simulate as simulate,

@@ -115,10 +115,7 @@ def check_update(make: MakeTransform, like: PyTree) -> None:
             return call_update(transform, x, transform.init(x), x)[0]
 
     try:
-        made = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(update, like))]
-        wanted = [jnp.shape(leaf) for leaf in jax.tree.leaves(like)]
-        if made != wanted:
-            raise ValueError(f"its updates have the shapes {made} for parameters of the shapes {wanted}")
+        jax.eval_shape(update, like)
     except Exception as error:
         raise NotDerivable(_cannot_run(error)) from error
 

@@ -108,9 +108,19 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
 
 
 def call_update(transform: optax.GradientTransformation, gradient: PyTree, state: Any, params: PyTree) -> tuple[PyTree, Any]:
-    """The updates of a transform and its new state, with the gradient given to transforms that ask for it by name as well."""
+    """The updates of a transform and its new state, with the gradient given to transforms that ask for it by name as well.
+
+    **Raises:** `ValueError` where updates are not shaped as the parameters: adding them would broadcast.
+    """
     with usual_promotion():
-        return optax.with_extra_args_support(transform).update(gradient, state, params, grad=gradient)
+        updates, new = optax.with_extra_args_support(transform).update(gradient, state, params, grad=gradient)
+    made, wanted = ([jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (updates, params))
+    if made != wanted:
+        raise ValueError(
+            f"the transform's updates have the shapes {made} for parameters of the shapes {wanted}: it may need a gradient for "
+            "each example, as optax.contrib.dpsgd does"
+        )
+    return updates, new
 
 
 def with_own_keys(transform_state: Any, key: PRNGKeyArray) -> Any:

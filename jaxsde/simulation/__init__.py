@@ -1,6 +1,14 @@
 from ._checkpoint import checkpoints as checkpoints
 from ._ensemble import Ensemble as Ensemble, Interrupted as Interrupted
 from ._files import load as load
+from ._laws import (
+    Histogram as Histogram,
+    HistogramStatistics as HistogramStatistics,
+    JointHistogram as JointHistogram,
+    JointHistogramStatistics as JointHistogramStatistics,
+    Quantiles as Quantiles,
+    QuantileStatistics as QuantileStatistics,
+)
 from ._reducers import (
     AbstractReducer as AbstractReducer,
     Jackknife as Jackknife,
@@ -9,5 +17,6 @@ from ._reducers import (
     MomentStatistics as MomentStatistics,
     Samples as Samples,
     SampleStatistics as SampleStatistics,
+    Several as Several,
 )
 from ._simulate import simulate as simulate

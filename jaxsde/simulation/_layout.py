@@ -13,15 +13,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._laws import HistogramStatistics, JointHistogramStatistics, QuantileStatistics
 from ._reducers import JackknifeStatistics, MomentStatistics, SampleStatistics
 
 # The statistics that files have, by the names that they have there.
-_STATISTICS = {"moments": MomentStatistics, "samples": SampleStatistics, "jackknife": JackknifeStatistics}
+_STATISTICS = {
+    "moments": MomentStatistics,
+    "samples": SampleStatistics,
+    "jackknife": JackknifeStatistics,
+    "histogram": HistogramStatistics,
+    "joint histogram": JointHistogramStatistics,
+    "quantiles": QuantileStatistics,
+}
 
 _TIME = ("time",)
 
 # The leading axes of the arrays in these fields; of all others the first is that of times.
-_AXES = {"values": ("time", "seed"), "left_out": ("group", "time")}
+_AXES: dict[str, tuple[str, ...]] = {
+    "values": ("time", "seed"),
+    "left_out": ("group", "time"),
+    **dict.fromkeys(("edges", "first_edges", "second_edges", "q", "_values"), ()),
+}
 
 
 class Variable(NamedTuple):
@@ -59,7 +71,9 @@ class Taken:
         return {"array": name, "shape": list(values.shape), "dtype": values.dtype.name}
 
     def statistics(self, observable: str, value: Any) -> dict[str, Any]:
-        """The layout of an observable's statistics."""
+        """The layout of an observable's statistics, of one reducer or by the names of several."""
+        if type(value) is dict:
+            return {"several": [[name, self._statistics(part, name, observable, _TIME)] for name, part in value.items()]}
         return self._statistics(value, "", observable, _TIME)
 
     def _statistics(self, value: Any, field: str, observable: str, axes: tuple[str, ...]) -> dict[str, Any]:
@@ -67,7 +81,7 @@ class Taken:
         if kind is None:
             raise TypeError(
                 f"the statistics of {observable!r} are a {type(value).__name__}, whose form in files is not known: those of "
-                f"jaxsde.Moments, Samples and Jackknife can be saved. Save the arrays of a reducer of your own yourself"
+                "jaxsde's own reducers can be saved. Save the arrays of a reducer of your own yourself"
             )
         parts = {}
         for of in dataclasses.fields(value):
@@ -127,6 +141,8 @@ def put_together(layout: Any, arrays: dict[str, Any]) -> Any:
     if "statistics" in layout:
         kind: Any = _STATISTICS[layout["statistics"]]
         return kind(*(put_together(layout["fields"][field.name], arrays) for field in dataclasses.fields(kind)))
+    if "several" in layout:
+        return {name: put_together(part, arrays) for name, part in layout["several"]}
     if "array" in layout:
         return arrays[layout["array"]]
     if "shape" in layout:

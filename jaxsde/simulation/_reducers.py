@@ -1,6 +1,7 @@
 """Statistics over seeds as monoids: batches, chunks and devices combine by `merge`, in any grouping."""
 
 import abc
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -31,6 +32,9 @@ class AbstractReducer(eqx.Module):
     @abc.abstractmethod
     def seed_multiple(self) -> int:
         """Numbers of seeds that `update` takes are multiples of this."""
+
+    def check_seeds(self, seeds: int) -> None:
+        """Raises `ValueError` for too few seeds."""
 
     @abc.abstractmethod
     def init(self, like: Float[Array, " k"]) -> Any:
@@ -240,6 +244,12 @@ class Jackknife(AbstractReducer):
     def seed_multiple(self) -> int:
         return self.groups
 
+    def check_seeds(self, seeds: int) -> None:
+        if self.groups > seeds:
+            raise ValueError(
+                f"groups must be at most seeds: each of the {self.groups} groups needs a seed, of which there are {seeds}"
+            )
+
     def init(self, like: Float[Array, " k"]) -> Any:
         empty = self.reducer.init(like)
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.groups, *leaf.shape)), empty)
@@ -276,6 +286,59 @@ class JackknifeStatistics(eqx.Module):
     def ts(self) -> Float[Array, " n"]:
         """The recorded times."""
         return self.total.ts
+
+
+class Several(AbstractReducer):
+    """Several reducers in one run, by names. An observable's statistics are then a dictionary of theirs.
+
+    **Arguments:** reducers by name: `Several(moments=Moments(), law=Histogram(edges))`.
+
+    **Raises:** `TypeError` for what is no reducer, `ValueError` for none.
+
+    >>> import jaxsde as js
+    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(0.5))
+    >>> both = js.Several(moments=js.Moments(), median=js.Quantiles(0.5))
+    >>> run = js.simulate(js.SGD(0.1).chain(problem), jnp.zeros(1), steps=10, seeds=8, key=jax.random.key(0), reduce=both)
+    >>> run["x"]["moments"].mean.shape, run["x"]["median"].quantiles.shape
+    ((2, 1), (2, 1, 1))
+    """
+
+    reducers: dict[str, AbstractReducer]
+
+    def __init__(self, **reducers: AbstractReducer):
+        if not reducers:
+            raise ValueError("Several needs a reducer, such as Several(moments=jaxsde.Moments())")
+        for name, reducer in reducers.items():
+            _checks.instance(name, reducer, AbstractReducer, "a reducer such as jaxsde.Moments()")
+        self.reducers = reducers
+
+    @property
+    def moments_only(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return all(reducer.moments_only for reducer in self.reducers.values())
+
+    @property
+    def rounds(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(reducer.rounds for reducer in self.reducers.values())
+
+    @property
+    def seed_multiple(self) -> int:
+        return math.lcm(*(reducer.seed_multiple for reducer in self.reducers.values()))
+
+    def check_seeds(self, seeds: int) -> None:
+        for reducer in self.reducers.values():
+            reducer.check_seeds(seeds)
+
+    def init(self, like: Float[Array, " k"]) -> dict[str, Any]:
+        return {name: reducer.init(like) for name, reducer in self.reducers.items()}
+
+    def update(self, stats: dict[str, Any], values: Float[Array, "seeds k"], keep: Bool[Array, " seeds"]) -> dict[str, Any]:
+        return {name: reducer.update(stats[name], values, keep) for name, reducer in self.reducers.items()}
+
+    def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+        return {name: reducer.merge(a[name], b[name]) for name, reducer in self.reducers.items()}
+
+    def result(self, stats: dict[str, Any], ts: Float[Array, " n"], shape: PyTree, seeds: int) -> dict[str, Any]:
+        return {name: reducer.result(stats[name], ts, shape, seeds) for name, reducer in self.reducers.items()}
 
 
 @eqx.filter_jit

@@ -25,7 +25,7 @@ from ._ensemble import Ensemble, Interrupted
 from ._identity import identity
 from ._loop import Stopped, complete, completed_within_a_trace
 from ._provenance import Asked, with_provenance
-from ._reducers import AbstractReducer, Jackknife, Moments
+from ._reducers import AbstractReducer, Moments
 from ._work import Standing, Task
 
 # Seeds are numbered by an int32, and the last chunk is filled up.
@@ -67,7 +67,7 @@ def simulate(
     - `observe`: functions of the parameters to record, by name; by default `{"x": parameters, "loss": loss}`. Values are
       recorded in the precision of `x0`: those of lower precision are widened, truths are 0 and 1, and whole numbers beyond
       $2^{24}$ are rounded in float32.
-    - `reduce`: [`Moments`][] (the default), [`Samples`][] or another reducer.
+    - `reduce`: [`Moments`][] (the default), [`Samples`][], [`Histogram`][], [`Quantiles`][] or another reducer.
     - `substeps`: SDE only: how many steps of the solver make up one optimizer step, $h = \\eta$ / `substeps`.
     - `increments`: SDE only: `"two-point"`, `"three-point"`, `"gaussian"` or an [`AbstractIncrements`][]; by default
       two-point where only moments are asked for, which these serve to the same order in $h$, and else Gaussian.
@@ -112,10 +112,7 @@ def simulate(
         _checks.instance("checkpoint", checkpoint, (str, os.PathLike), "a folder's path")
     reduce = Moments() if reduce is None else reduce
     _checks.instance("reduce", reduce, AbstractReducer, "a reducer such as jaxsde.Moments()")
-    if isinstance(reduce, Jackknife) and reduce.groups > seeds:
-        raise ValueError(
-            f"groups must be at most seeds: each of the {reduce.groups} groups needs a seed, of which there are {seeds}"
-        )
+    reduce.check_seeds(seeds)
     if observe is not None:
         observe = _checks.functions("observe", observe)
     _checks.instance("progress", progress, (bool, np.bool_), "True or False")

@@ -41,7 +41,7 @@ def test_what_has_no_derived_sde_says_why_and_what_to_do(transform, reason):
 
 
 def test_a_gradient_for_each_example_is_told_by_the_shape_of_the_update():
-    with pytest.raises(ValueError, match=r"its updates have the shapes \[\(\)\] for parameters of the shapes \[\(4,\)\]"):
+    with pytest.raises(ValueError, match=r"updates have the shapes \[\(\)\] for parameters of the shapes \[\(4,\)\]"):
         derive(optax.contrib.dpsgd(RATE, 1.0, 1.0, 0), jnp.ones(4))
 
 

@@ -276,6 +276,13 @@ def test_bad_arguments_raise(bad, message):
         bad()
 
 
+def test_updates_that_are_not_shaped_as_the_parameters_are_refused():
+    """A transform that takes a gradient for each example sums over the axis of a single one; adding that would broadcast."""
+    chain = js.Chain(lambda: optax.contrib.dpsgd(0.1, 1.0, 1.0, 0), js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(1.0)), 0.1)
+    with pytest.raises(ValueError, match="a gradient for each example"):
+        js.simulate(chain, jnp.ones(2), steps=2, seeds=2, key=jax.random.key(0), progress=False)
+
+
 def test_an_interrupt_keeps_the_seeds_that_are_complete(monkeypatch):
     common = dict(steps=10, key=jax.random.key(0), chunk=16, mesh=ONE_DEVICE)
     process = OPTIMIZERS["sgd"].chain(PROBLEM)
