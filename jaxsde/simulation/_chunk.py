@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 from ..processes import AbstractProcess
 from . import _run
 from ._footprint import largest_array, largest_array_per_seed
-from ._reducers import AbstractReducer
+from ._reducers import ByObservable
 
 # The states of a chunk's seeds have so many floating-point numbers, but a chunk has at most so many seeds, and at least 16.
 # Measured on a processor: with fewer, starting the kernels of a step weighs more than what larger arrays lose to the caches.
@@ -36,9 +36,9 @@ def chunk_size(process: AbstractProcess, recorder: _run.Recorder, x0: Any, key: 
     return _remembered((structure, tuple(leaves), avals, seeds), lambda: _chunk_size(process, recorder, x0, key, seeds))
 
 
-def whole(reducer: AbstractReducer, seeds: int) -> int:
-    """So many seeds, filled up to a number that the reducer takes."""
-    return math.ceil(seeds / reducer.seed_multiple) * reducer.seed_multiple
+def whole(reducers: ByObservable, seeds: int) -> int:
+    """So many seeds, filled up to a number that all the reducers take."""
+    return math.ceil(seeds / reducers.seed_multiple) * reducers.seed_multiple
 
 
 _SIZES: OrderedDict[Hashable, int] = OrderedDict()
@@ -62,7 +62,7 @@ def _chunk_size(process: AbstractProcess, recorder: _run.Recorder, x0: Any, key:
     wanted, most = _LIMITS.get(jax.default_backend(), _LIMITS_OF_ACCELERATORS)
     quick = _even(seeds, min(max(wanted // numbers, _LEAST_CHUNK), most))
     # The program is traced here, as a run would, which then need not: most fit.
-    ids = jnp.arange(whole(recorder.reducer, quick), dtype=jnp.int32)
+    ids = jnp.arange(whole(recorder.reducers, quick), dtype=jnp.int32)
     if quick > 1 and largest_array(functools.partial(_short_run, process, recorder, x0, key), ids) > _CHUNK_ARRAY:
         per_seed = largest_array_per_seed(jax.vmap(functools.partial(_one_step, process, recorder, x0)), key)
         quick = _even(seeds, min(quick, _CHUNK_ARRAY // per_seed))

@@ -59,7 +59,7 @@ def completed_within_a_trace(task: Task) -> _run.Record:
         records = task.advance(task.begin(first), task.steps).records
         for place in range(min(task.devices, task.chunks - first)):
             one = jax.tree.map(lambda leaf, place=place: leaf[place], records)
-            total = one if total is None else _run.merge(task.recorder.reducer, total, one)
+            total = one if total is None else _run.merge(task.recorder.reducers, total, one)
     assert total is not None  # there is a chunk
     return total
 

@@ -288,7 +288,36 @@ class JackknifeStatistics(eqx.Module):
         return self.total.ts
 
 
-class Several(AbstractReducer):
+class _Combined(eqx.Module):
+    """Reducers by names, and what all of them need."""
+
+    reducers: dict[str, AbstractReducer]
+
+    @property
+    def moments_only(self) -> bool:
+        return all(reducer.moments_only for reducer in self.reducers.values())
+
+    @property
+    def rounds(self) -> bool:
+        return any(reducer.rounds for reducer in self.reducers.values())
+
+    @property
+    def seed_multiple(self) -> int:
+        return math.lcm(*(reducer.seed_multiple for reducer in self.reducers.values()))
+
+    def check_seeds(self, seeds: int) -> None:
+        for reducer in self.reducers.values():
+            reducer.check_seeds(seeds)
+
+
+class ByObservable(_Combined):
+    """A reducer for each observable, by its name."""
+
+    def __getitem__(self, observable: str) -> AbstractReducer:
+        return self.reducers[observable]
+
+
+class Several(_Combined, AbstractReducer):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Several reducers in one run, by names. An observable's statistics are then a dictionary of theirs.
 
     **Arguments:** reducers by name: `Several(moments=Moments(), law=Histogram(edges))`.
@@ -303,30 +332,12 @@ class Several(AbstractReducer):
     ((2, 1), (2, 1, 1))
     """
 
-    reducers: dict[str, AbstractReducer]
-
     def __init__(self, **reducers: AbstractReducer):
         if not reducers:
             raise ValueError("Several needs a reducer, such as Several(moments=jaxsde.Moments())")
         for name, reducer in reducers.items():
             _checks.instance(name, reducer, AbstractReducer, "a reducer such as jaxsde.Moments()")
         self.reducers = reducers
-
-    @property
-    def moments_only(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return all(reducer.moments_only for reducer in self.reducers.values())
-
-    @property
-    def rounds(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return any(reducer.rounds for reducer in self.reducers.values())
-
-    @property
-    def seed_multiple(self) -> int:
-        return math.lcm(*(reducer.seed_multiple for reducer in self.reducers.values()))
-
-    def check_seeds(self, seeds: int) -> None:
-        for reducer in self.reducers.values():
-            reducer.check_seeds(seeds)
 
     def init(self, like: Float[Array, " k"]) -> dict[str, Any]:
         return {name: reducer.init(like) for name, reducer in self.reducers.items()}

@@ -13,7 +13,7 @@ from .. import _random
 from .._tree import as_params, flat, is_finite, is_sampler
 from ..processes import AbstractProcess
 from . import _devices
-from ._reducers import AbstractReducer
+from ._reducers import ByObservable
 
 _SEEDS = "jaxsde seeds"  # the name of the axis that trajectories are vmapped over, which no user's mesh has
 
@@ -47,7 +47,7 @@ class Recorder(eqx.Module):
     """What is recorded: observables, reduced over seeds, in `slots` slots of a buffer."""
 
     observe: dict[str, Callable[[PyTree], PyTree]]
-    reducer: AbstractReducer
+    reducers: ByObservable
     slots: int = eqx.field(static=True)
     seeds: Int[Array, ""]
 
@@ -66,8 +66,8 @@ class Recorder(eqx.Module):
         wanted = seed < self.seeds  # the last chunk is filled up with seeds that nobody asked for
         keep = {name: wanted & finite & is_finite(value) for name, value in values.items()}
         keep, lost, values = jax.lax.all_gather((keep, wanted & ~finite, values), _SEEDS)
-        reduce = self.reducer
-        statistics = {name: reduce.update(reduce.init(v[0]), v, keep[name]) for name, v in values.items()}
+        reduce = self.reducers
+        statistics = {name: reduce[name].update(reduce[name].init(v[0]), v, keep[name]) for name, v in values.items()}
         return Record(statistics, jnp.sum(lost, dtype=jnp.int32))
 
 
@@ -181,7 +181,7 @@ def _seed_axes(process: AbstractProcess, leaves: list[Array], structure: Any, ke
 
 
 @eqx.filter_jit
-def merge(reducer: AbstractReducer, a: Record, b: Record) -> Record:
+def merge(reducers: ByObservable, a: Record, b: Record) -> Record:
     """The records of the seeds of both."""
-    statistics = {name: jax.vmap(reducer.merge)(a.statistics[name], b.statistics[name]) for name in a.statistics}
+    statistics = {name: jax.vmap(reducers[name].merge)(a.statistics[name], b.statistics[name]) for name in a.statistics}
     return Record(statistics, a.diverged + b.diverged)

@@ -25,11 +25,14 @@ from ._ensemble import Ensemble, Interrupted
 from ._identity import identity
 from ._loop import Stopped, complete, completed_within_a_trace
 from ._provenance import Asked, with_provenance
-from ._reducers import AbstractReducer, Moments
+from ._reducers import AbstractReducer, ByObservable, Moments
 from ._work import Standing, Task
 
 # Seeds are numbered by an int32, and the last chunk is filled up.
 _MOST_SEEDS = 2**30
+
+# What is observed by default: the parameters and the loss.
+_OBSERVED = ("x", "loss")
 
 
 def simulate(
@@ -41,7 +44,7 @@ def simulate(
     key: Key,
     every: int | None = None,
     observe: Mapping[str, Callable[[PyTree], PyTree]] | None = None,
-    reduce: AbstractReducer | None = None,
+    reduce: AbstractReducer | Mapping[str, AbstractReducer] | None = None,
     substeps: int = 1,
     increments: str | AbstractIncrements | None = None,
     chunk: int | None = None,
@@ -67,7 +70,8 @@ def simulate(
     - `observe`: functions of the parameters to record, by name; by default `{"x": parameters, "loss": loss}`. Values are
       recorded in the precision of `x0`: those of lower precision are widened, truths are 0 and 1, and whole numbers beyond
       $2^{24}$ are rounded in float32.
-    - `reduce`: [`Moments`][] (the default), [`Samples`][], [`Histogram`][], [`Quantiles`][] or another reducer.
+    - `reduce`: [`Moments`][] (the default), [`Samples`][], [`Histogram`][], [`Quantiles`][] or another reducer; or reducers by
+      the names of observables, of which the others have their moments taken.
     - `substeps`: SDE only: how many steps of the solver make up one optimizer step, $h = \\eta$ / `substeps`.
     - `increments`: SDE only: `"two-point"`, `"three-point"`, `"gaussian"` or an [`AbstractIncrements`][]; by default
       two-point where only moments are asked for, which these serve to the same order in $h$, and else Gaussian.
@@ -111,10 +115,10 @@ def simulate(
     if checkpoint is not None:
         _checks.instance("checkpoint", checkpoint, (str, os.PathLike), "a folder's path")
     reduce = Moments() if reduce is None else reduce
-    _checks.instance("reduce", reduce, AbstractReducer, "a reducer such as jaxsde.Moments()")
-    reduce.check_seeds(seeds)
     if observe is not None:
         observe = _checks.functions("observe", observe)
+    reducers = _by_observable(reduce, _OBSERVED if observe is None else tuple(observe))
+    reducers.check_seeds(seeds)
     _checks.instance("progress", progress, (bool, np.bool_), "True or False")
 
     asked = Asked(process, x0, key, observe, reduce, steps, every, substeps)
@@ -123,27 +127,27 @@ def simulate(
     example = process.problem.validate(example)
     dtype = jnp.result_type(*jax.tree.leaves(example))
     process = with_traced(cast(process, dtype), example)
-    process = process.discretised(substeps, increments, moments_only=reduce.moments_only)
+    process = process.discretised(substeps, increments, moments_only=reducers.moments_only)
     process.check_steps(steps)
     _check_times(process.learning_rate, steps, every, substeps, dtype)
     start = traced(x0, _random.start_key(key)) if is_sampler(x0) else example
-    functions = {"x": _itself, "loss": process.problem.loss} if observe is None else cast(observe, dtype)
+    functions = dict(zip(_OBSERVED, (_itself, process.problem.loss), strict=True)) if observe is None else cast(observe, dtype)
     position = shape_of(_start_position, process, example, key)
     shapes = {name: _observed_shape(name, function, position) for name, function in functions.items()}
     functions = {name: traced(function, position) for name, function in functions.items()}
 
-    recorder = _run.Recorder(functions, reduce, steps // every + 1, jnp.asarray(seeds, jnp.int32))
+    recorder = _run.Recorder(functions, reducers, steps // every + 1, jnp.asarray(seeds, jnp.int32))
     host = _checks.is_concrete(process, example, key)
     mesh = _devices.all_devices() if mesh is None and host else mesh
 
     def seen(total: _run.Record, work: Task, seeds: int) -> Ensemble:
-        ensemble = _ensemble(total, reduce, shapes, process, steps, every, seeds)
+        ensemble = _ensemble(total, reducers, shapes, process, steps, every, seeds)
         return with_provenance(ensemble, asked, process, work.chunk)
 
     def task(chunk: int | None) -> Task:
         size = chunk or chunk_size(process, recorder, start, key, math.ceil(seeds / _devices.count(mesh)))
         parts = _devices.placed(mesh, (process, recorder, start, key))
-        return Task(*parts, steps=steps, every=every, seeds=seeds, chunk=whole(reduce, min(size, seeds)), mesh=mesh)
+        return Task(*parts, steps=steps, every=every, seeds=seeds, chunk=whole(reducers, min(size, seeds)), mesh=mesh)
 
     if not host:
         if checkpoint is not None:
@@ -169,14 +173,14 @@ def simulate(
 
 
 def _ensemble(
-    total: _run.Record, reduce: Any, shapes: dict[str, Any], process: Any, steps: int, every: int, seeds: int
+    total: _run.Record, reducers: ByObservable, shapes: dict[str, Any], process: Any, steps: int, every: int, seeds: int
 ) -> Ensemble:
     recorded = every * jnp.arange(steps // every + 1)
     ts = recorded.astype(process.learning_rate.dtype) * process.learning_rate
     # Many chunks were merged in float64.
     narrow = lambda leaf: jnp.asarray(leaf, ts.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.asarray(leaf)
     total = jax.tree.map(narrow, total)
-    statistics = {name: reduce.result(total.statistics[name], ts, shape, seeds) for name, shape in shapes.items()}
+    statistics = {name: reducers[name].result(total.statistics[name], ts, shape, seeds) for name, shape in shapes.items()}
     return Ensemble(ts, recorded, total.diverged, seeds, statistics)
 
 
@@ -202,6 +206,19 @@ def _check_times(learning_rate: Any, steps: int, every: int, substeps: int, dtyp
             f"every must be larger: in {dtype}, the precision of x0, neighbouring times learning_rate * step are the same "
             f"after {every * 2**limits.nmant} steps, got every={every} and steps={steps}"
         )
+
+
+def _by_observable(reduce: Any, names: tuple[str, ...]) -> ByObservable:
+    """The reducers of observables of these names."""
+    if not isinstance(reduce, Mapping):
+        _checks.instance("reduce", reduce, AbstractReducer, "a reducer such as jaxsde.Moments()")
+        return ByObservable({name: reduce for name in names})
+    for name, reducer in reduce.items():
+        if name not in names:
+            raise ValueError(f"reduce has {name!r}, which is not observed: observables are {', '.join(map(repr, names))}")
+        _checks.instance(f"reduce[{name!r}]", reducer, AbstractReducer, "a reducer such as jaxsde.Moments()")
+    reducers: dict[str, AbstractReducer] = {name: Moments() for name in names}
+    return ByObservable(reducers | dict(reduce))
 
 
 def _observed_shape(name: str, function: Any, example: PyTree) -> PyTree:

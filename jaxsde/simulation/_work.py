@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from .._double import in_double
 from ..processes import AbstractProcess
 from . import _devices, _run
+from ._reducers import ByObservable
 
 # The states of finished seeds are kept for a run of more steps where they have no more bytes than this.
 _MOST_KEPT = 2**28
@@ -112,7 +113,7 @@ class Standing(NamedTuple):
         records = _devices.on_host(self.current.records)
         for place in range(count):
             one = jax.tree.map(lambda leaf, place=place: leaf[place], records)
-            total, merged = merge(task.recorder.reducer, standing.total, one), standing.merged + 1
+            total, merged = merge(task.recorder.reducers, standing.total, one), standing.merged + 1
             full = total if merged * task.chunk <= task.seeds else standing.full
             standing = standing._replace(merged=merged, total=total, full=full)
         if keep and _chunks_of(self.kept, task.chunk) == self.merged:
@@ -168,13 +169,13 @@ class Standing(NamedTuple):
         return int(np.sum((numbers == wanted) & (wanted < task.chunks)))
 
 
-def merge(reducer: Any, total: _run.Record | None, one: _run.Record) -> _run.Record:
+def merge(reducers: ByObservable, total: _run.Record | None, one: _run.Record) -> _run.Record:
     """The records of the seeds of both. Many chunks are merged in float64, as roundings add up over them."""
     if total is None:
         return one
-    if not reducer.rounds:
-        return jax.tree.map(np.asarray, _run.merge(reducer, total, one))
-    return in_double(_run.merge, reducer)(total, one)
+    if not reducers.rounds:
+        return jax.tree.map(np.asarray, _run.merge(reducers, total, one))
+    return in_double(_run.merge, reducers)(total, one)
 
 
 def divided(run: _run.RunState, count: int, chunk: int) -> tuple[_run.RunState, _run.RunState]:

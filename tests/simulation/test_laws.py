@@ -66,6 +66,16 @@ def test_quantiles_are_numpys_within_the_bound(values):
     np.testing.assert_array_equal(law.count, 301)
 
 
+@pytest.mark.parametrize("n", [10, 1000])
+def test_a_share_of_the_seeds_is_a_rank_however_it_is_rounded(n):
+    """0.7 of ten seeds is the seventh, and so with all shares that are whole numbers of seeds."""
+    points, ranks = jnp.arange(1.0, n + 1)[:, None], np.arange(1, n + 1)
+    counter = js.Quantiles(ranks / n, 1e-4)
+    stats = counter.update(counter.init(points[0]), points, jnp.ones(n, bool))
+    law = counter.result(stats[None], jnp.zeros(1), jax.ShapeDtypeStruct((1,), np.float32), n)
+    np.testing.assert_allclose(law.quantiles[0, :, 0], ranks, rtol=1e-4)
+
+
 def _laws(n):
     rng = np.random.default_rng(0)
     signs = rng.choice([-1.0, 1.0], n)
@@ -190,6 +200,19 @@ def test_several_reducers_give_what_each_gives():
         jax.tree.map(same, several[name], alone) if name != "groups" else same(several[name].total.mean, alone.total.mean)
 
 
+def test_each_observable_may_have_a_reducer_of_its_own(tmp_path):
+    reduce = {"loss": js.Histogram([0.0, 1.0, 4.0])}
+    run = js.simulate(CHAIN, jnp.ones(2), **RUN, reduce=reduce, checkpoint=tmp_path / "state")
+    again = js.simulate(CHAIN, jnp.ones(2), **RUN, reduce=reduce, checkpoint=tmp_path / "state")
+    alone = js.simulate(CHAIN, jnp.ones(2), **RUN)
+    assert run["loss"].counts.shape == (3, 2)
+    np.testing.assert_array_equal(run["x"].mean, alone["x"].mean)  # moments, as they are without
+    np.testing.assert_array_equal(run["loss"].counts, again["loss"].counts)
+    assert run.provenance["reduce"]["loss"]["class"] == "jaxsde.simulation.Histogram"
+    with pytest.raises(ValueError, match="another run|other run|reduce"):
+        js.simulate(CHAIN, jnp.ones(2), **RUN, reduce={"loss": js.Moments()}, checkpoint=tmp_path / "state")
+
+
 def test_new_edges_are_no_new_program():
     from common import Compilations
 
@@ -229,6 +252,8 @@ def test_laws_are_saved_and_loaded(tmp_path):
         (lambda: _run(js.JointHistogram([0.0, 1.0], pairs=[(0, 2)])), "pairs must be of coordinates below 2"),
         (lambda: js.Several(), "Several needs a reducer"),
         (lambda: js.Several(law=3), "law must be a reducer"),
+        (lambda: _run({"y": js.Moments()}), "reduce has 'y', which is not observed: observables are 'x'"),
+        (lambda: _run({"x": js.Moments}), r"reduce\['x'\] must be a reducer"),
         (lambda: _run(js.Several(groups=js.Jackknife(js.Moments(), 400))), "groups must be at most seeds"),
     ],
 )
