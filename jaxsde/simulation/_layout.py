@@ -72,7 +72,7 @@ class Taken:
 
     def statistics(self, observable: str, value: Any) -> dict[str, Any]:
         """The layout of an observable's statistics, of one reducer or by the names of several."""
-        if type(value) is dict:
+        if type(value) is dict and value and all(type(part) in _STATISTICS.values() for part in value.values()):
             return {"several": [[name, self._statistics(part, name, observable, _TIME)] for name, part in value.items()]}
         return self._statistics(value, "", observable, _TIME)
 

@@ -16,6 +16,7 @@ from common import ONE_DEVICE
 
 import jaxsde as js
 from jaxsde.simulation import _devices, _run, _work
+from jaxsde.simulation._reducers import ByObservable
 
 WORKER = pathlib.Path(__file__).with_name("worker.py")
 PROBLEM = js.Problem(js.Quadratic(jnp.arange(1.0, 5.0)), js.Gaussian(0.5))
@@ -85,7 +86,8 @@ def test_a_mesh_must_be_one():
 @pytest.mark.parametrize("process", [SDE, js.Adam(0.05).chain(PROBLEM)], ids=["SDE", "chain"])
 def test_nothing_passes_between_devices_while_seeds_step(process):
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("device",))
-    recorder = _run.Recorder({"x": lambda x: x}, js.Moments(), 3, jnp.asarray(40))
+    reducers = ByObservable({"x": js.Moments()})
+    recorder = _run.Recorder({"x": lambda x: x}, reducers, 3, jnp.asarray(40))
     parts = _devices.placed(mesh, (process.discretised(), recorder, jnp.ones(4), js._random.stream_key(jax.random.key(0))))
     task = _work.Task(*parts, steps=8, every=4, seeds=40, chunk=16, mesh=mesh)
     program = _run.advance.lower(*parts[:2], task.begin(0), jnp.asarray(8), jnp.asarray(4), mesh).as_text()
