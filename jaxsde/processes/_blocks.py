@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int
 
 Step = Callable[[Any, Int[Array, ""], Any, Int[Array, ""]], Any]
@@ -56,7 +55,7 @@ def _loop(
         n, state, block = carry
         end = n + jnp.minimum(stop - n, period - n % period)  # the block's own end may be beyond the largest int32
         drawn = renewed(n, block)
-        place = lambda i: jax.lax.rem(i, np.int32(period))
+        place = lambda i: jax.lax.rem(i, jnp.asarray(period, i.dtype))
         # The block is fixed within it: the inner loop carries nothing but the state.
         state = jax.lax.fori_loop(n, end, lambda i, s: step(s, number(i), drawn, place(number(i))), state)
         return end, state, keep(drawn)

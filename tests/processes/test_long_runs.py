@@ -194,6 +194,18 @@ def test_the_last_steps_of_the_longest_chain(kind):
     np.testing.assert_allclose(cut.x, state.x, rtol=1e-6)
 
 
+def test_steps_may_be_counted_in_int64():
+    """As they are by plain numbers where float64 is the default; batches without replacement have a place in their epoch."""
+    with jax.enable_x64(True):
+        data = jnp.asarray(np.random.default_rng(0).normal(size=(12, 2)))
+        batches = js.Problem.from_data(lambda w, row: jnp.sum((w - row) ** 2), data, batch_size=4, shuffle=True)
+        chain = js.SGD(0.1).chain(batches)
+        counts = [
+            chain.run(chain.init(jnp.ones(2)), jnp.asarray(0, n), jnp.asarray(5, n), KEY).x for n in (jnp.int32, jnp.int64)
+        ]
+        np.testing.assert_array_equal(*counts)
+
+
 def test_optax_counts_to_the_last_step():
     chain = js.Adam(0.1, 0.9, 0.99).chain(js.Problem(js.Quadratic([1.0]), js.Gaussian(0.0)))
     state = chain.init(jnp.ones(1))
