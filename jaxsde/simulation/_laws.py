@@ -326,7 +326,7 @@ class Quantiles(_AbstractCounts):
         self, stats: Int[Array, "n k places"], ts: Float[Array, " n"], shape: PyTree, seeds: int
     ) -> "QuantileStatistics":
         values = jnp.asarray(self._buckets.values(), ts.dtype)
-        return QuantileStatistics(ts, jnp.asarray(self.q, ts.dtype), values, stats, shape)
+        return QuantileStatistics(ts, *_shares(self.q, ts.dtype), values, stats, shape)
 
     @property
     def _buckets(self) -> "_Buckets":
@@ -376,6 +376,11 @@ _DIGITS = 52
 """Of the mantissa in double precision."""
 
 
+def _shares(q: tuple[float, ...], dtype: Any) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """Probabilities and what they lack to 1, which has its own digits: 0.999 of a thousand seeds leaves one."""
+    return jnp.asarray(q, dtype), jnp.asarray([1 - share for share in q], dtype)
+
+
 class QuantileStatistics(eqx.Module):
     """Quantiles of an observable at each recorded time, from counts of seeds in buckets.
 
@@ -384,6 +389,7 @@ class QuantileStatistics(eqx.Module):
 
     ts: Float[Array, " n"]
     q: Float[Array, " m"]
+    _rest: Float[Array, " m"]
     _values: Float[Array, " places"]
     _counts: Int[Array, "n k places"]
     _shape: PyTree = eqx.field(static=True)
@@ -396,15 +402,17 @@ class QuantileStatistics(eqx.Module):
     @property
     def quantiles(self) -> PyTree[Float[Array, "n m ..."]]:
         """The quantiles, with an axis for the probabilities after that of times. nan where there is no seed."""
-        return self.quantile(self.q)
+        with missing_allowed():
+            return unravel(self._at(self.q, self._rest), self._shape)
 
     @property
     def stderr(self) -> PyTree[Float[Array, "n m ..."]]:
         """The standard errors of the quantiles: half the distance of those whose ranks are one standard error away
         (woodruff1952). Within a bucket it is zero."""
         count = jnp.maximum(self.count, 1).astype(self.ts.dtype)[:, None]
-        apart = jnp.sqrt(self.q * (1 - self.q) / count)
-        low, high = (self._at(jnp.clip(self.q + side * apart, 0, 1)) for side in (-1, 1))
+        apart = jnp.sqrt(self.q * self._rest / count)
+        within = lambda share: jnp.clip(share, 0, 1)
+        low, high = (self._at(within(self.q + side), within(self._rest - side)) for side in (-apart, apart))
         with missing_allowed():
             return unravel(jnp.where(high == low, jnp.where(jnp.isnan(low), low, 0), (high - low) / 2), self._shape)
 
@@ -413,15 +421,17 @@ class QuantileStatistics(eqx.Module):
 
         **Raises:** `ValueError` for probabilities out of range.
         """
-        values = jnp.asarray(_as_probabilities(q) if _checks.is_concrete(q) else q, self.ts.dtype)
         with missing_allowed():
-            return unravel(self._at(jnp.broadcast_to(values, (self.ts.size, values.size))), self._shape)
+            return unravel(self._at(*_shares(_as_probabilities(q), self.ts.dtype)), self._shape)
 
-    def _at(self, q: Float[Array, "n m"]) -> Float[Array, "n m k"]:
-        """The least values that so large a share of the seeds does not exceed."""
-        below, count = jnp.cumsum(self._counts, axis=-1), self.count
-        # 0.7 of 10 seeds is the seventh, however 0.7 is rounded.
-        ranks = jnp.ceil(q * count[:, None] * (1 - 4 * jnp.finfo(q.dtype).eps)).astype(jnp.int32)
-        ranks = jnp.clip(ranks, 1, jnp.maximum(count, 1)[:, None])
+    def _at(self, q: Float[Array, "*n m"], rest: Float[Array, "*n m"]) -> Float[Array, "n m k"]:
+        """The least values that a share `q` of the seeds does not exceed, and the share `rest` may."""
+        below, count = jnp.cumsum(self._counts, axis=-1), self.count[:, None]
+        # 0.7 of 10 seeds is the seventh, however 0.7 is rounded. Few seeds on one side are counted from there.
+        least = 1 - 4 * jnp.finfo(q.dtype).eps
+        ranks = jnp.where(
+            q < rest, jnp.ceil(q * count * least).astype(jnp.int32), count - jnp.floor(rest * count / least).astype(jnp.int32)
+        )
+        ranks = jnp.clip(ranks, 1, jnp.maximum(count, 1))
         place = jax.vmap(jax.vmap(lambda cells, r: jnp.searchsorted(cells, r, side="left"), (0, None), 1), (0, 0))(below, ranks)
-        return jnp.where(count[:, None, None] > 0, self._values[jnp.minimum(place, self._values.size - 1)], jnp.nan)
+        return jnp.where(count[..., None] > 0, self._values[jnp.minimum(place, self._values.size - 1)], jnp.nan)

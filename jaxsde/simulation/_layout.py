@@ -32,7 +32,7 @@ _TIME = ("time",)
 _AXES: dict[str, tuple[str, ...]] = {
     "values": ("time", "seed"),
     "left_out": ("group", "time"),
-    **dict.fromkeys(("edges", "first_edges", "second_edges", "q", "_values"), ()),
+    **dict.fromkeys(("edges", "first_edges", "second_edges", "q", "_rest", "_values"), ()),
 }
 
 

@@ -107,16 +107,16 @@ def _check_sketch(n, parts):
     np.testing.assert_array_equal(total.sum(axis=1), len(points))
     shape = jax.ShapeDtypeStruct((len(names),), np.float32)
     law = counter.result(total[None], jnp.zeros(1), shape, len(points))
-    # Ranks are whole numbers times a share in single precision: a place or two of many.
     exact = np.quantile(points, q, axis=0, method="inverted_cdf").astype(float)
     found = np.asarray(law.quantiles[0], float)
+    # A share in single precision, of so many seeds, may be a few ranks off in the middle of the law.
+    ranks = np.clip(np.ceil(np.round(q * len(points), 6)), 1, len(points)) - 1
+    slack = np.ceil(1e-6 * np.minimum(ranks, len(points) - 1 - ranks))
     for c, name in enumerate(names):
-        slack = 4e-6 * len(points)
         ordered = np.sort(points[:, c]).astype(float)
-        ranks = np.clip(np.ceil(q * len(points)), 1, len(points)) - 1
-        low, high = (ordered[np.clip(ranks + side * slack, 0, len(points) - 1).astype(int)] for side in (-1, 1))
-        off = np.minimum(np.abs(found[:, c] - exact[:, c]), np.minimum(np.abs(found[:, c] - low), np.abs(found[:, c] - high)))
-        assert np.all(off <= 0.01 * np.abs(exact[:, c]) + 1e-9), name
+        low, high = (ordered[(ranks + side * slack).astype(int)] for side in (-1, 1))
+        error = np.maximum(low - found[:, c], found[:, c] - high)
+        assert np.all(error <= 0.01 * np.abs(exact[:, c]) + 1e-9), name
 
 
 def test_the_sketchs_error_is_within_its_bound():
@@ -168,6 +168,39 @@ def test_standard_errors_are_the_spread_of_repeated_runs():
     quantiles, error = found(js.Quantiles([0.1, 0.5, 0.8], 1e-4), lambda law: (law.quantiles[0, :, 0], law.stderr[0, :, 0]))
     # Woodruff's distances are rough themselves, by some 10 % at these numbers.
     np.testing.assert_allclose(np.sqrt(np.mean(np.asarray(error) ** 2, axis=0)), np.std(quantiles, axis=0), rtol=0.15)
+
+
+NOISES = {
+    "Gaussian": js.Gaussian(1.0),
+    "Cauchy": js.StudentT(1.0, 1.0),
+    "Student-t 3": js.StudentT(3.0, 1.0),
+    "uniform": js.Uniform(2.0),
+}
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", NOISES)
+def test_histograms_of_sign_sgd_are_its_stationary_laws(name):
+    """The SDE's against the exact density, the optimizer's against that of the birth-death chain, both parities of its lattice
+    together: the largest distance of the distribution functions (Kolmogorov's), whose 99 % point is 1.63 over the root of the
+    number of seeds. The solver's own step adds less than a tenth of that."""
+    eta, seeds = 0.05, 100_000
+    problem, opt = js.Problem(js.Quadratic([1.0]), NOISES[name]), js.SignSGD(eta)
+    common = dict(seeds=seeds, key=KEY, progress=False)
+    edges = jnp.linspace(-1.0, 1.0, 201)
+    law = js.simulate(opt.sde(problem), jnp.zeros(1), steps=400, substeps=8, reduce={"x": js.Histogram(edges)}, **common)["x"]
+    exact = js.theory.density(opt.sde(problem))
+    assert np.max(np.abs(law.cdf[-1, 0] - exact.cdf(edges))) < 1.63 / np.sqrt(seeds)
+    # Edges between the points of the lattice.
+    between = eta * (np.arange(-24, 25) - 0.5)
+    runs = [
+        js.simulate(opt.chain(problem), jnp.zeros(1), steps=n, reduce={"x": js.Histogram(between)}, **common)
+        for n in (400, 401)
+    ]
+    found = sum(np.asarray(run["x"].cdf[-1, 0], float) for run in runs) / 2
+    lattice = js.theory.birth_death(opt, problem, 0.0)
+    below = [np.sum(lattice.probabilities[lattice.points < edge]) for edge in between]
+    assert np.max(np.abs(found - below)) < 1.63 / np.sqrt(seeds)
 
 
 def test_seeds_without_a_finite_value_are_not_counted():
