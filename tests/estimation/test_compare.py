@@ -31,7 +31,7 @@ def test_the_sde_follows_the_optimizer_and_theory_the_stationary_law(opt):
         assert abs(row.sde.value - row.optimizer.value) < 5 * stderr + size, row
         if row.quantity.startswith("stationary"):
             assert abs(row.theory - row.optimizer.value) < 5 * row.optimizer.stderr + size, row
-    assert seen == 8
+    assert seen == (7 if unbounded else 8)  # with momentum the loss falls within too few records for a rate
     bound = result.bound
     assert (bound is None) == unbounded
     excess = result.optimizer.curves.loss - 5 * result.optimizer.loss_stderr
