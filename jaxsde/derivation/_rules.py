@@ -86,7 +86,7 @@ def rule_for(noise: AbstractNoise, regularity: str, smooth_nodes: int, nodes: in
     normal = smooth_nodes if regularity == SMOOTH else _SHIFTED_NODES
     count = normal if nodes is None else nodes
     if regularity != SMOOTH:
-        count += -count % _STRIDE
+        count = max(2 * _STRIDE, count + -count % _STRIDE)  # each sample has a node beside the central one
     if regularity == SMOOTH and isinstance(law, Gaussian):
         return _gauss_hermite(count)
     if regularity == SMOOTH:

@@ -1,14 +1,13 @@
 from ._checkpoint import checkpoints as checkpoints
 from ._ensemble import Ensemble as Ensemble, Interrupted as Interrupted
 from ._files import load as load
-from ._laws import (
+from ._histograms import (
     Histogram as Histogram,
     HistogramStatistics as HistogramStatistics,
     JointHistogram as JointHistogram,
     JointHistogramStatistics as JointHistogramStatistics,
-    Quantiles as Quantiles,
-    QuantileStatistics as QuantileStatistics,
 )
+from ._quantiles import Quantiles as Quantiles, QuantileStatistics as QuantileStatistics
 from ._reducers import (
     AbstractReducer as AbstractReducer,
     Jackknife as Jackknife,

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._laws import HistogramStatistics, JointHistogramStatistics, QuantileStatistics
+from ._histograms import HistogramStatistics, JointHistogramStatistics
+from ._quantiles import QuantileStatistics
 from ._reducers import JackknifeStatistics, MomentStatistics, SampleStatistics
 
 # The statistics that files have, by the names that they have there.

@@ -288,7 +288,7 @@ class JackknifeStatistics(eqx.Module):
         return self.total.ts
 
 
-class _Combined(eqx.Module):
+class _AbstractCombined(eqx.Module):
     """Reducers by names, and what all of them need."""
 
     reducers: dict[str, AbstractReducer]
@@ -310,14 +310,14 @@ class _Combined(eqx.Module):
             reducer.check_seeds(seeds)
 
 
-class ByObservable(_Combined):
+class ByObservable(_AbstractCombined):
     """A reducer for each observable, by its name."""
 
     def __getitem__(self, observable: str) -> AbstractReducer:
         return self.reducers[observable]
 
 
-class Several(_Combined, AbstractReducer):  # pyright: ignore[reportIncompatibleVariableOverride]
+class Several(_AbstractCombined, AbstractReducer):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Several reducers in one run, by names. An observable's statistics are then a dictionary of theirs.
 
     **Arguments:** reducers by name: `Several(moments=Moments(), law=Histogram(edges))`.

@@ -378,6 +378,15 @@ def test_the_covariance_of_few_shifted_nodes_is_right_on_average():
     assert np.mean(spread(jnp.arange(4096)) ** 2) / RATE == pytest.approx(exact.mean(), rel=4e-3)
 
 
+@pytest.mark.parametrize("nodes", [2, 3, 5])
+@pytest.mark.parametrize("factory", [optax.sgd, optax.sign_sgd])
+def test_the_fewest_nodes_make_a_step(factory, nodes):
+    sde = js.derive(factory(RATE), one_dimensional(), learning_rate=RATE, start=jnp.ones(1), nodes=nodes)
+    y = DerivedState(jnp.ones(1), ())
+    step = sde.term.vf_prod(now(), y, None, (jnp.asarray(RATE / 8), jax.tree.map(jnp.ones_like, sde.noise_shaped(y))))
+    assert np.isfinite(step.x).all()
+
+
 def _fields(sde, n, x):
     drift, diffusion = sde.fields(Instant(n * 0.05 / 8, n // 8), DerivedState(x, ()))
     return drift.x, diffusion(((jnp.ones(3),),)).x

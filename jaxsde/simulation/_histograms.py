@@ -1,7 +1,7 @@
-"""Whole laws over seeds: numbers of seeds in bins. They are whole numbers, so that merging rounds nothing."""
+"""Laws over seeds by the numbers of seeds in bins."""
 
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,17 +11,18 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import _checks
 from .._missing import missing_allowed
-from ._reducers import AbstractReducer, unravel
+from ._counts import AbstractCounts, counted, seeds_in
+from ._reducers import unravel
 
 
 def _as_edges(edges: Any) -> Float[Array, "..."]:
     numbers = _checks.as_float64("edges", edges)
     if numbers.ndim == 0 or numbers.shape[-1] < 2:
         raise ValueError(f"edges must have two numbers or more along its last axis, got shape {numbers.shape}")
-    made = jnp.asarray(numbers, float)
-    if not np.all(np.isfinite(made)) or not np.all(np.diff(made, axis=-1) > 0):
-        raise ValueError(f"edges must be finite and increase in {made.dtype}")
-    return made
+    numbers = numbers.astype(jnp.result_type(float))
+    if not np.all(np.isfinite(numbers)) or not np.all(np.diff(numbers, axis=-1) > 0):
+        raise ValueError(f"edges must be finite and increase in {numbers.dtype}")
+    return jnp.asarray(numbers)
 
 
 def _as_edges_of_pairs(edges: Any) -> tuple[Float[Array, " a"], Float[Array, " b"]]:
@@ -40,40 +41,7 @@ def _as_pairs(pairs: Any) -> tuple[tuple[int, int], ...]:
     return tuple((_checks.count("pairs", a, least=0), _checks.count("pairs", b, least=0)) for a, b in pairs)
 
 
-def _as_probabilities(q: Any) -> tuple[float, ...]:
-    values = _checks.as_float64("q", q)
-    if values.ndim > 1 or values.size == 0:
-        raise ValueError(f"q must be a probability or a list of some, got shape {values.shape}")
-    _checks.number("q", q, low=0.0, high=1.0, closed="low high")
-    return tuple(float(v) for v in np.atleast_1d(values))
-
-
-class _AbstractCounts(AbstractReducer):
-    """Numbers of seeds, which are added."""
-
-    moments_only: ClassVar[bool] = False
-    rounds: ClassVar[bool] = False
-
-    @property
-    def seed_multiple(self) -> int:
-        return 1
-
-    def merge(self, a: Int[Array, "..."], b: Int[Array, "..."]) -> Int[Array, "..."]:
-        return a + b
-
-
-def _counted(places: Int[Array, "seeds k"], keep: Bool[Array, " seeds"], size: int) -> Int[Array, "k size"]:
-    """How many of the seeds that are kept have each of the places 0, ..., size - 1, for each coordinate."""
-    coordinates = jnp.arange(places.shape[1])[None]
-    return jnp.zeros((places.shape[1], size), jnp.int32).at[coordinates, places].add(keep[:, None].astype(jnp.int32))
-
-
-def _seeds_in(counts: Int[Array, "n k places"]) -> Int[Array, " n"]:
-    """How many seeds were counted: as many for each coordinate, of which there may be none."""
-    return jnp.max(jnp.sum(counts, axis=-1), axis=1, initial=0)
-
-
-class Histogram(_AbstractCounts):
+class Histogram(AbstractCounts):
     """How many seeds lie in each bin, for each coordinate of an observable.
 
     As in NumPy, a bin holds its lower edge and not its upper one, but the last bin holds both. Memory does not grow with the
@@ -101,7 +69,7 @@ class Histogram(_AbstractCounts):
         self, stats: Int[Array, "k places"], values: Float[Array, "seeds k"], keep: Bool[Array, " seeds"]
     ) -> Int[Array, "k places"]:
         edges = self._for(values[0])
-        return stats + _counted(_places(edges, values), keep, edges.shape[1] + 1)
+        return stats + counted(_places(edges, values), keep, edges.shape[1] + 1)
 
     def result(
         self, stats: Int[Array, "n k places"], ts: Float[Array, " n"], shape: PyTree, seeds: int
@@ -155,7 +123,7 @@ class HistogramStatistics(eqx.Module):
     @property
     def count(self) -> Int[Array, " n"]:
         """The number of seeds that have a finite value, in bins and beyond them."""
-        return _seeds_in(self._counts)
+        return seeds_in(self._counts)
 
     @property
     def density(self) -> PyTree[Float[Array, "n ..."]]:
@@ -196,7 +164,7 @@ class HistogramStatistics(eqx.Module):
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, -1), last_first)
 
 
-class JointHistogram(_AbstractCounts):
+class JointHistogram(AbstractCounts):
     """How many seeds lie in each bin of a plane, for pairs of coordinates of an observable.
 
     **Arguments:**
@@ -234,7 +202,7 @@ class JointHistogram(_AbstractCounts):
             whose = values[:, np.asarray(numbers)]
             along.append(_places(jnp.broadcast_to(edges.astype(values.dtype), (whose.shape[1], edges.size)), whose))
         places = along[0] * (self.edges[1].size + 1) + along[1]
-        return stats + _counted(places, keep, stats.shape[1])
+        return stats + counted(places, keep, stats.shape[1])
 
     def result(
         self, stats: Int[Array, "n pairs places"], ts: Float[Array, " n"], shape: PyTree, seeds: int
@@ -263,7 +231,7 @@ class JointHistogramStatistics(eqx.Module):
     @property
     def count(self) -> Int[Array, " n"]:
         """The number of seeds that have a finite value, in bins and beyond them."""
-        return _seeds_in(self._counts.reshape(*self._counts.shape[:2], -1))
+        return seeds_in(self._counts.reshape(*self._counts.shape[:2], -1))
 
     @property
     def outside(self) -> Int[Array, "n pairs"]:
@@ -276,162 +244,3 @@ class JointHistogramStatistics(eqx.Module):
         area = jnp.diff(self.first_edges)[:, None] * jnp.diff(self.second_edges)
         with missing_allowed():
             return self.counts / self.count[:, None, None, None].astype(self.ts.dtype) / area
-
-
-class Quantiles(_AbstractCounts):
-    """Quantiles over the seeds, with a bounded relative error, for each coordinate of an observable.
-
-    Values are counted in buckets that grow with them (masson2019): so many to each power of two that no value in a bucket is
-    farther from the bucket's own than the accuracy. So memory does not grow with the number of seeds, and merging loses
-    nothing. Values nearer to zero than the smallest of `magnitudes` count as zero, those farther than the largest as infinite.
-
-    Each of the recorded times takes 4 bytes for each bucket and coordinate: 31 kB for each coordinate with the numbers that are
-    given here by default.
-
-    **Arguments:**
-
-    - `q`: probabilities, one or several: 0.5 is the median, 0 the smallest value, 1 the largest.
-    - `relative_accuracy`: the largest relative error of a quantile, from 1e-4 to 0.3.
-    - `magnitudes`: the smallest and the largest absolute value that are told apart.
-
-    **Raises:** `ValueError` for numbers out of range.
-
-    >>> import jaxsde as js
-    >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(0.5))
-    >>> law = js.simulate(js.SGD(0.1).chain(problem), jnp.zeros(1), steps=100, seeds=64, key=jax.random.key(0),
-    ...                   reduce=js.Quantiles([0.1, 0.5, 0.9]), progress=False)["x"]
-    >>> law.quantiles.shape
-    (2, 3, 1)
-    """
-
-    q: tuple[float, ...] = eqx.field(static=True, converter=_as_probabilities)
-    relative_accuracy: float = eqx.field(static=True, default=0.01)
-    magnitudes: tuple[float, float] = eqx.field(static=True, default=(1e-9, 1e9))
-
-    def __check_init__(self):
-        _checks.number("relative_accuracy", self.relative_accuracy, low=1e-4, high=0.3, closed="low high")
-        _checks.number("magnitudes", self.magnitudes, low=1e-37, high=1e37)
-        if np.shape(self.magnitudes) != (2,) or not self.magnitudes[0] < self.magnitudes[1]:
-            raise ValueError(f"magnitudes must be a small and a large number, got {self.magnitudes!r}")
-
-    def init(self, like: Float[Array, " k"]) -> Int[Array, "k places"]:
-        return jnp.zeros((like.shape[0], 2 * self._buckets.count + 3), jnp.int32)
-
-    def update(
-        self, stats: Int[Array, "k places"], values: Float[Array, "seeds k"], keep: Bool[Array, " seeds"]
-    ) -> Int[Array, "k places"]:
-        return stats + _counted(self._buckets.place(values), keep, stats.shape[1])
-
-    def result(
-        self, stats: Int[Array, "n k places"], ts: Float[Array, " n"], shape: PyTree, seeds: int
-    ) -> "QuantileStatistics":
-        values = jnp.asarray(self._buckets.values(), ts.dtype)
-        return QuantileStatistics(ts, *_shares(self.q, ts.dtype), values, stats, shape)
-
-    @property
-    def _buckets(self) -> "_Buckets":
-        return _Buckets(self.relative_accuracy, *self.magnitudes)
-
-
-class _Buckets(NamedTuple):
-    """Buckets for absolute values. Their edges are the numbers whose mantissa has `bits` binary digits: which bucket a value
-    belongs to is read off its own digits, the same on every machine and in any precision."""
-
-    accuracy: float
-    smallest: float
-    largest: float
-
-    @property
-    def bits(self) -> int:
-        # From l to u = l (1 + 2^-bits) at most: the harmonic mean of both is nearest to all between them, to (u - l) / (u + l).
-        return max(0, math.ceil(math.log2(1 / (2 * self.accuracy) - 0.5)))
-
-    @property
-    def count(self) -> int:
-        return self._number(self.largest) - self._number(self.smallest) + 1
-
-    def place(self, values: Array) -> Int[Array, "..."]:
-        """In order of the values: 0 for those beyond the largest negative one, `count` + 1 for zero, and so on."""
-        info = jnp.finfo(values.dtype)
-        integer = {32: jnp.int32, 64: jnp.int64}[info.bits]
-        # In double precision exponents begin elsewhere.
-        first = self._number(self.smallest) - ((1023 - (1 - info.minexp)) << self.bits)
-        digits = jax.lax.bitcast_convert_type(jnp.abs(values), integer) >> (info.nmant - self.bits)
-        rank = jnp.clip(digits - first + 1, 0, self.count + 1).astype(jnp.int32)
-        return self.count + 1 + jnp.where(values < 0, -rank, rank)
-
-    def values(self) -> np.ndarray:
-        """The value that stands for each place."""
-        numbers = np.arange(self.count + 1) + self._number(self.smallest)
-        edges = (numbers.astype(np.int64) << (_DIGITS - self.bits)).view(np.float64)
-        means = 2 / (1 / edges[1:] + 1 / edges[:-1])
-        positive = np.concatenate([means, [np.inf]])
-        return np.concatenate([-positive[::-1], [0.0], positive])
-
-    def _number(self, magnitude: float) -> int:
-        return int(np.float64(magnitude).view(np.int64)) >> (_DIGITS - self.bits)
-
-
-_DIGITS = 52
-"""Of the mantissa in double precision."""
-
-
-def _shares(q: tuple[float, ...], dtype: Any) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Probabilities and what they lack to 1, which has its own digits: 0.999 of a thousand seeds leaves one."""
-    return jnp.asarray(q, dtype), jnp.asarray([1 - share for share in q], dtype)
-
-
-class QuantileStatistics(eqx.Module):
-    """Quantiles of an observable at each recorded time, from counts of seeds in buckets.
-
-    - `ts`: the recorded times, shape `(n,)`; `q`: the probabilities.
-    """
-
-    ts: Float[Array, " n"]
-    q: Float[Array, " m"]
-    _rest: Float[Array, " m"]
-    _values: Float[Array, " places"]
-    _counts: Int[Array, "n k places"]
-    _shape: PyTree = eqx.field(static=True)
-
-    @property
-    def count(self) -> Int[Array, " n"]:
-        """The number of seeds that have a finite value."""
-        return _seeds_in(self._counts)
-
-    @property
-    def quantiles(self) -> PyTree[Float[Array, "n m ..."]]:
-        """The quantiles, with an axis for the probabilities after that of times. nan where there is no seed."""
-        with missing_allowed():
-            return unravel(self._at(self.q, self._rest), self._shape)
-
-    @property
-    def stderr(self) -> PyTree[Float[Array, "n m ..."]]:
-        """The standard errors of the quantiles: half the distance of those whose ranks are one standard error away
-        (woodruff1952). Within a bucket it is zero."""
-        count = jnp.maximum(self.count, 1).astype(self.ts.dtype)[:, None]
-        apart = jnp.sqrt(self.q * self._rest / count)
-        within = lambda share: jnp.clip(share, 0, 1)
-        low, high = (self._at(within(self.q + side), within(self._rest - side)) for side in (-apart, apart))
-        with missing_allowed():
-            return unravel(jnp.where(high == low, jnp.where(jnp.isnan(low), low, 0), (high - low) / 2), self._shape)
-
-    def quantile(self, q: Any) -> PyTree[Float[Array, "n m ..."]]:
-        """The quantiles at other probabilities `q`, one or several.
-
-        **Raises:** `ValueError` for probabilities out of range.
-        """
-        with missing_allowed():
-            return unravel(self._at(*_shares(_as_probabilities(q), self.ts.dtype)), self._shape)
-
-    def _at(self, q: Float[Array, "*n m"], rest: Float[Array, "*n m"]) -> Float[Array, "n m k"]:
-        """The least values that a share `q` of the seeds does not exceed, and the share `rest` may."""
-        below, count = jnp.cumsum(self._counts, axis=-1), self.count[:, None]
-        # 0.7 of 10 seeds is the seventh, however 0.7 is rounded. Few seeds on one side are counted from there.
-        least = 1 - 4 * jnp.finfo(q.dtype).eps
-        ranks = jnp.where(
-            q < rest, jnp.ceil(q * count * least).astype(jnp.int32), count - jnp.floor(rest * count / least).astype(jnp.int32)
-        )
-        ranks = jnp.clip(ranks, 1, jnp.maximum(count, 1))
-        place = jax.vmap(jax.vmap(lambda cells, r: jnp.searchsorted(cells, r, side="left"), (0, None), 1), (0, 0))(below, ranks)
-        return jnp.where(count[..., None] > 0, self._values[jnp.minimum(place, self._values.size - 1)], jnp.nan)
