@@ -56,8 +56,10 @@ def erf(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The error function; in float64 to a relative error of 1e-15, and without XLA's exponentials and selections."""
     if x.dtype != np.float64:
         return jax.lax.erf(x)
-    x = jnp.clip(x, -_EDGE, _EDGE)
-    return jnp.clip(x * polynomial(_NUMERATOR, x * x) / polynomial(_DENOMINATOR, x * x), -1.0, 1.0)
+    inner = jnp.clip(x, -_EDGE, _EDGE)
+    quotient = inner * polynomial(_NUMERATOR, inner * inner) / polynomial(_DENOMINATOR, inner * inner)
+    # Certain signs have no variance at all, which the last bits of the quotient would give them.
+    return jnp.where(jnp.abs(x) < _EDGE, jnp.clip(quotient, -1.0, 1.0), jnp.sign(x))
 
 
 @erf.defjvp

@@ -332,7 +332,7 @@ def _adaptive_scale(variance: Array, square: Array) -> Array:
 
 def _floor(square: Array) -> Array:
     # Coordinates without noise and gradient don't move; a floor keeps them from counting as infinitely steep.
-    return 1e-6 * jnp.sqrt(jnp.mean(square)) + jnp.finfo(jnp.float32).tiny
+    return 1e-6 * jnp.sqrt(jnp.mean(square)) + float(jnp.finfo(jnp.float32).tiny)
 
 
 # The diagonal of P, by optimizer, from the variance of a stochastic gradient and its mean square.

@@ -36,8 +36,8 @@ class SGD(AbstractOptimizer):
     **Raises:** `ValueError` for rates out of range, or arrays of them; `TypeError` for what is no real number, or a schedule
     that JAX cannot trace.
 
-    >>> SGD(learning_rate=0.1).transform().update(jnp.ones(1), (optax.EmptyState(),) * 2)[0].tolist()
-    [-0.10000000149011612]
+    >>> SGD(learning_rate=0.5).transform().update(jnp.ones(1), (optax.EmptyState(),) * 2)[0].tolist()
+    [-0.5]
     """
 
     models: ClassVar[tuple[str, ...]] = ("compagnoni", "second-order", "ode")

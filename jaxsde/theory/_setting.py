@@ -119,7 +119,7 @@ def as_times(ts: ArrayLike, s: Setting) -> Float[Array, " n"]:
 
 def _wide(array: Array) -> Any:
     """The dtype of the closed forms: the array's own, if that is not below single precision."""
-    return jnp.promote_types(array.dtype, jnp.float32)
+    return array.dtype if jnp.finfo(array.dtype).bits >= 32 else jnp.float32
 
 
 def _regression_as_quadratic(loss: LinearRegression) -> Quadratic:

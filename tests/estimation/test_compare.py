@@ -132,7 +132,7 @@ def test_even_steps_alone_are_named():
 
 def test_a_comparison_of_diverged_seeds_is_nan_and_says_so(tmp_path):
     problem = js.Problem(lambda x: -jnp.sum(x**4), js.Gaussian(1.0))
-    result = js.compare(js.SGD(0.5), problem, jnp.ones(1), steps=40, seeds=80, substeps=1)
+    result = js.compare(js.SGD(0.5), problem, jnp.ones(1, jnp.float32), steps=40, seeds=80, substeps=1)
     assert any("80 of 80 seeds diverged by t = " in note and "none is left" in note for note in result.notes)
     late = [row for row in result.rows if row.quantity.startswith(("stationary", "loss"))]
     assert late and all(np.isnan(row.optimizer.value) for row in late)

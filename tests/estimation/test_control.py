@@ -217,14 +217,12 @@ def test_a_loss_of_one_precision_alone_has_no_control():
     def loss(x):
         return jax.lax.scan(lambda c, _: (c + 0.5 * jnp.sum(x**2), None), jnp.zeros((), jnp.float32), None, length=1)[0]
 
-    problem = js.Problem(loss, js.Gaussian(1.0))
-    run = js.expectations(
-        js.SGD(0.1).chain(problem), jnp.zeros(1), {"x": lambda x: x}, steps=5, seeds=20, key=jax.random.key(0)
-    )
+    problem, single = js.Problem(loss, js.Gaussian(1.0)), jnp.zeros(1, jnp.float32)
+    run = js.expectations(js.SGD(0.1).chain(problem), single, {"x": lambda x: x}, steps=5, seeds=20, key=jax.random.key(0))
     assert run["x"].reduction[-1, 0] == 1
     # So it is with a function of one precision beside a loss of any.
     both = js.expectations(
-        js.SGD(0.1).chain(js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))), jnp.zeros(1),
+        js.SGD(0.1).chain(js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))), single,
         {"one": loss, "any": lambda x: x[0] ** 2}, steps=5, seeds=20, key=jax.random.key(0),
     )  # fmt: skip
     assert both["one"].reduction[-1] == 1 and both["any"].reduction[-1] > 1

@@ -100,10 +100,10 @@ def test_sign_sgds_law_is_the_mean_over_even_and_odd_steps(sigma):
 def test_the_exact_law_of_the_control_loses_no_digits_to_small_rates(eta):
     # In float32 1 - eta lambda is rounded: at 1e-3 that alone put the variance off by 1.5e-4 of itself.
     law = js.stationary(js.SGD(eta).chain(ONE), jnp.zeros(1), key=jax.random.key(0), seeds=64)
-    rate = float(np.float32(eta))
+    rate = float(jnp.asarray(eta))
     exact = rate / (2 - rate)
     assert law.stderr.covariance[0, 0] < 1e-6 * exact
-    assert abs(law.covariance[0, 0] - exact) < 5 * law.stderr.covariance[0, 0]
+    assert abs(law.covariance[0, 0] - exact) < 5 * law.stderr.covariance[0, 0] + 1e-7 * exact
 
 
 SADDLE = js.Problem(js.EmbeddedSaddle((-1.0, 2.0), 1.0, 0.1), js.Gaussian(0.6))

@@ -12,16 +12,16 @@ KEY = jax.random.key(0)
 IMAGE = jax.random.normal(jax.random.key(1), (2, 8, 6))
 
 NETWORKS = {
-    "mlp": lambda: (js.networks.MLP(96, 3, width=8, layers=4, key=KEY), IMAGE),
-    "cnn": lambda: (js.networks.CNN((2, 8, 6), 3, channels=4, dense=8, key=KEY), IMAGE),
-    "resnet": lambda: (js.networks.ResNet((2, 8, 6), 3, channels=4, dense=8, blocks=3, key=KEY), IMAGE),
-    "resnet, normalised": lambda: (js.networks.ResNet((2, 8, 6), 3, channels=4, dense=8, groups=2, key=KEY), IMAGE),
-    "vision transformer": lambda: (
-        js.networks.VisionTransformer((2, 8, 6), 3, width=8, depth=2, heads=2, feed_forward=16, key=KEY),
+    "mlp": lambda key=KEY: (js.networks.MLP(96, 3, width=8, layers=4, key=key), IMAGE),
+    "cnn": lambda key=KEY: (js.networks.CNN((2, 8, 6), 3, channels=4, dense=8, key=key), IMAGE),
+    "resnet": lambda key=KEY: (js.networks.ResNet((2, 8, 6), 3, channels=4, dense=8, blocks=3, key=key), IMAGE),
+    "resnet, normalised": lambda key=KEY: (js.networks.ResNet((2, 8, 6), 3, channels=4, dense=8, groups=2, key=key), IMAGE),
+    "vision transformer": lambda key=KEY: (
+        js.networks.VisionTransformer((2, 8, 6), 3, width=8, depth=2, heads=2, feed_forward=16, key=key),
         IMAGE,
     ),
-    "character transformer": lambda: (
-        js.networks.CharTransformer(3, length=7, width=8, depth=2, heads=2, feed_forward=16, key=KEY),
+    "character transformer": lambda key=KEY: (
+        js.networks.CharTransformer(3, length=7, width=8, depth=2, heads=2, feed_forward=16, key=key),
         jnp.array([0, 2, 1, 1, 0]),
     ),
 }
@@ -48,8 +48,13 @@ def test_every_leaf_is_a_parameter_and_matters(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_initial_activations_neither_vanish_nor_explode(name):
-    network, features = NETWORKS[name]()
-    assert 0.05 < float(jnp.std(network(features))) < 5
+    """Those of most draws; a single one of few logits may well be small."""
+
+    def spread(key):
+        network, features = NETWORKS[name](key)
+        return jnp.std(network(features))
+
+    assert 0.05 < float(jnp.median(jax.vmap(spread)(jax.random.split(KEY, 32)))) < 5
 
 
 def test_convolution_is_scipys():

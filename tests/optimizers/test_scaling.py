@@ -94,7 +94,7 @@ def test_a_correlated_covariance_is_divided_too():
 
 def test_ratios_may_be_traced_and_must_be_one_number():
     rate = jax.jit(lambda ratio: js.theory.scaled(js.RMSpropW(0.01, 0.9), ratio).learning_rate)(4.0)
-    assert rate.dtype == jnp.float32 and float(rate) == pytest.approx(0.02)
+    assert rate.dtype == jnp.result_type(float) and float(rate) == pytest.approx(0.02)
     with pytest.raises(ValueError, match="one number"):
         js.theory.scaled(js.SGD(0.1), jnp.array([1.0, 2.0]))
     with pytest.raises(ValueError, match="nothing to scale"):

@@ -205,7 +205,7 @@ def test_diffrax_times_are_the_steps_that_they_round(rate):
     np.testing.assert_array_equal(jax.vmap(lambda t: sde.instant(t).step)((ks + 0.9) * rate), np.arange(steps))
     path = lambda t0, t1: jnp.zeros(1)
     solution = diffrax.diffeqsolve(
-        sde.terms(path), diffrax.Euler(), 0.0, float(steps * rate), float(rate), jnp.ones(1), max_steps=steps
+        sde.terms(path), diffrax.Euler(), 0.0, float(steps * rate), float(rate), jnp.ones(1), max_steps=steps + 1
     )
     exact = np.prod(1 - 0.01 * 0.5 ** (np.arange(steps) % 3))
     assert float(solution.ys[0, 0]) == pytest.approx(exact, rel=1e-3)

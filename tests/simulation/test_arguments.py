@@ -12,6 +12,7 @@ from jaxsde.simulation import SampleStatistics, _simulate
 from jaxsde.theory import lemma_3_7, lemma_c57
 
 PROBLEM, X0, KEY = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0)), jnp.ones(1), jax.random.key(0)
+SINGLE = jnp.ones(1, jnp.float32)
 TWO = jnp.array([0.1, 0.01])
 
 
@@ -143,17 +144,21 @@ SIMULATIONS = {
     "no function": (lambda: _run(observe={"x": 3}), TypeError, r"observe\['x'\] must be a function of the parameters, got 3"),
     "an observable of nothing": (lambda: _run(observe={"x": lambda x: ()}), ValueError, r"observe\['x'\] must return an array"),
     "a tiny rate": (
-        lambda: _run(js.SGD(1e-40).chain(PROBLEM)), ValueError, "learning_rate must be larger in float32.*at least 1.18e-38"
+        lambda: _run(js.SGD(1e-40).chain(PROBLEM), x0=SINGLE),
+        ValueError, "learning_rate must (be larger in float32.*at least 1.18e-38|lie in .0, inf., got 0.0)",
     ),
     "a tiny solver's step": (
-        lambda: _run(js.SGD(2e-38).sde(PROBLEM), substeps=2), ValueError, "learning_rate must be larger in float32.*substeps=2"
+        lambda: _run(js.SGD(2e-38).sde(PROBLEM), x0=SINGLE, substeps=2),
+        ValueError, "learning_rate must be larger in float32.*substeps=2",
     ),
-    "a huge rate": (lambda: _run(js.SGD(1e38).chain(PROBLEM)), ValueError, "learning_rate must be smaller in float32"),
+    "a huge rate": (
+        lambda: _run(js.SGD(1e38).chain(PROBLEM), x0=SINGLE), ValueError, "learning_rate must be smaller in float32"
+    ),
     "a chain of several rates": (
         lambda: _run(js.Chain(js.SGD(0.1).transform, PROBLEM, TWO)), ValueError, r"learning_rate must be one number.*\(2,\)"
     ),
-    "neighbouring times alike": (lambda: _run(steps=2**24, every=1), ValueError, "every must be larger: in float32"),
-    "whole parameters": (lambda: _run(x0=jnp.array([1])), TypeError, "x0 must hold floating-point numbers, got dtype int32"),
+    "neighbouring times alike": (lambda: _run(x0=SINGLE, steps=2**24, every=1), ValueError, "every must be larger: in float32"),
+    "whole parameters": (lambda: _run(x0=jnp.array([1])), TypeError, "x0 must hold floating-point numbers, got dtype int"),
     "parameters of another shape": (lambda: _run(x0=jnp.ones(3)), ValueError, "the loss cannot be evaluated at x0"),
     "start after the end": (
         lambda: _run(js.Adam(0.1).sde(PROBLEM, start_steps=20)), ValueError, "steps must be at least the SDE's start_steps=20"

@@ -149,7 +149,7 @@ def test_double_precision_is_kept_where_jax_has_none(path):
     with jax.enable_x64(True):
         ensemble = _run()
         ensemble.save(path)
-    with pytest.warns(UserWarning, match="holds float64 numbers"):
+    with jax.enable_x64(False), pytest.warns(UserWarning, match="holds float64 numbers"):
         found = js.load(path)
     _assert_equal(ensemble, found)
 

@@ -23,7 +23,7 @@ def test_a_whole_simulation_lowers_for_cpu_cuda_and_tpu(name, kind):
         ensemble = js.simulate(process, x0, steps=64, every=32, seeds=8, key=jax.random.key(seed), **more)
         return ensemble["x"].mean, ensemble["loss"].variance, ensemble.diverged
 
-    arguments = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((), jnp.uint32)
+    arguments = jax.ShapeDtypeStruct((2,), jnp.result_type(float)), jax.ShapeDtypeStruct((), jnp.uint32)
     exported = export.export(jax.jit(run), platforms=["cpu", "cuda", "tpu"])(*arguments)
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
     mean, variance, diverged = exported.call(jnp.ones(2), jnp.uint32(3))

@@ -54,7 +54,7 @@ def test_parameters_of_mixed_precision_are_refused_with_their_names():
 
 
 def test_parameters_that_are_no_floats_are_named():
-    with pytest.raises(TypeError, match=r"floating-point numbers, got dtype int32 at x0\['n'\]"):
+    with pytest.raises(TypeError, match=r"floating-point numbers, got dtype int\d+ at x0\['n'\]"):
         as_params({"n": jnp.arange(2)})
     with pytest.raises(TypeError, match=r"array of floats, got 'abc' at x0\[1\]"):
         as_params([1.0, "abc"])
@@ -86,17 +86,17 @@ def test_problems_of_low_precision_are_computed_with_in_that_of_the_parameters()
             runs = [js.simulate(getattr(opt, name)(problem), jnp.ones(2), **RUN) for problem in (low, high)]
             for observable in ("x", "loss"):
                 np.testing.assert_array_equal(*(run[observable].mean for run in runs))
-                assert runs[0][observable].mean.dtype == jnp.float32
+                assert runs[0][observable].mean.dtype == jnp.result_type(float)
 
 
 # With weight decay the bound is for a minimum at 0.
 @pytest.mark.parametrize("opt", [o for o in WITH_THEORY if not hasattr(o, "weight_decay")], ids=lambda opt: type(opt).__name__)
-def test_theory_of_problems_of_low_precision_is_computed_in_single(opt):
+def test_theory_of_problems_of_low_precision_is_computed_in_single_at_least(opt):
     x0, ts = jnp.ones(2), jnp.linspace(0.0, 1.0, 3)
     for function in (js.theory.moments, *(() if isinstance(opt, js.Momentum) else (js.theory.loss_bound,))):
         low, high = (function(opt, _quadratic(dtype), x0, ts) for dtype in (jnp.float16, jnp.float32))
         for a, b in zip(low, high, strict=True):
-            assert a.dtype == jnp.float32 and np.all(np.isfinite(a))
+            assert jnp.finfo(a.dtype).bits >= 32 and np.all(np.isfinite(a))
             np.testing.assert_array_equal(a, b)
 
 
@@ -126,7 +126,7 @@ def test_observables_are_recorded_in_the_precision_of_the_parameters():
         "whole": lambda x: jnp.round(x).astype(jnp.int32) + 2**24 + 1,
         "truth": lambda x: x > -1e3,
     }
-    run = js.simulate(js.SGD(0.1).chain(PROBLEM), jnp.ones(1), observe=observe, **RUN)
+    run = js.simulate(js.SGD(0.1).chain(PROBLEM), jnp.ones(1, jnp.float32), observe=observe, **RUN)
     assert all(run[name].mean.dtype == run[name].variance.dtype == jnp.float32 for name in observe)
     assert float(run["half"].mean[0, 0]) == 100 and float(run["truth"].mean[-1, 0]) == 1
     assert float(run["whole"].mean[0, 0]) == 2**24 + 2
@@ -136,6 +136,6 @@ def test_observables_are_recorded_in_the_precision_of_the_parameters():
 
 
 def test_observables_that_are_no_real_numbers_are_refused():
-    for function, dtype in ((lambda x: x * 1j, "complex64"), (lambda x: jax.random.key(0), "key")):
+    for function, dtype in ((lambda x: x * 1j, "complex"), (lambda x: jax.random.key(0), "key")):
         with pytest.raises(TypeError, match=rf"observe\['z'\] must return real numbers, got dtype {dtype}"):
             js.simulate(js.SGD(0.1).chain(PROBLEM), jnp.ones(1), observe={"z": function}, **RUN)

@@ -63,7 +63,7 @@ def test_a_run_can_be_made_again_from_its_words():
     assert set(words["versions"]) == {"python", "jaxsde", "jax", "jaxlib", "numpy", "optax", "diffrax", "equinox"}
     assert words["versions"]["jax"] == jax.__version__
     assert words["platform"]["backend"] == "cpu" and words["platform"]["devices"] == jax.device_count()
-    assert words["settings"]["jax_enable_x64"] is False
+    assert words["settings"]["jax_enable_x64"] is bool(jax.config.jax_enable_x64)
 
 
 def test_the_settings_are_those_of_the_run():
@@ -83,7 +83,7 @@ def test_the_key_is_the_one_that_was_given(impl):
 
 def test_larger_arrays_have_a_digest_and_large_ones_their_shape():
     for size, key in ((64, "values"), (65, "sha256"), (2**18, "sha256"), (2**18 + 1, None)):
-        x0 = jnp.arange(size) / size
+        x0 = (jnp.arange(size) / size).astype(jnp.float32)
         words = _described(x0)
         assert words["shape"] == [size] and words["dtype"] == "float32"
         assert set(words) == {"shape", "dtype"} | ({key} if key else set())
@@ -93,7 +93,7 @@ def test_larger_arrays_have_a_digest_and_large_ones_their_shape():
 
 def test_large_arrays_are_not_kept_alive():
     problem = js.Problem(lambda x: jnp.sum(x**2), js.Gaussian(0.1))
-    x0 = jnp.ones(2**18 + 1)
+    x0 = jnp.ones(2**18 + 1, jnp.float32)
     alive = weakref.ref(x0)
     ensemble = js.simulate(js.SGD(0.1).chain(problem), x0, steps=1, seeds=1, key=jax.random.key(0), observe={"a": jnp.sum})
     del x0
@@ -103,14 +103,14 @@ def test_large_arrays_are_not_kept_alive():
 
 
 def test_smaller_arrays_that_are_kept_alive_have_a_limit_together():
-    words = _described([jnp.ones(2**18 - i) for i in range(12)])
+    words = _described([jnp.ones(2**18 - i, jnp.float32) for i in range(12)])
     assert sum("sha256" in leaf for leaf in words) == 8
-    shared = jnp.ones(2**18)
+    shared = jnp.ones(2**18, jnp.float32)
     assert all("sha256" in leaf for leaf in _described([shared] * 12))
 
 
 def test_an_array_that_was_deleted_has_its_shape():
-    array = jnp.ones(100)
+    array = jnp.ones(100, jnp.float32)
     words = Describer()(array)
     array.delete()
     assert resolved(words) == {"shape": [100], "dtype": "float32"}

@@ -164,7 +164,7 @@ def test_moments_of_a_chain_are_those_of_its_unrolled_steps(opt):
             updates, state = transform.update(jnp.asarray(H) @ (x - LOW) + z, state, x)
             return (x + updates, state), x + updates
 
-        x0 = jnp.asarray(X0, jnp.float32)
+        x0 = jnp.asarray(X0, float)
         return jax.lax.scan(step, (x0, transform.init(x0)), noise)[1]
 
     silence = jnp.zeros((steps, 3))
@@ -174,7 +174,7 @@ def test_moments_of_a_chain_are_those_of_its_unrolled_steps(opt):
     np.testing.assert_allclose(law.mean[:3], mean[[6, 0, 3]], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(law.covariance[:3], covariance[[6, 0, 3]], rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(law.mean[3], X0, rtol=1e-6)
-    assert law.mean.dtype == jnp.float32
+    assert law.mean.dtype == jnp.result_type(float)
 
 
 def _step_matrix(opt):
