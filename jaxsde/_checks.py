@@ -92,12 +92,12 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...], what: str) ->
         raise TypeError(f"{name} must be {what}, got {value!r}")
 
 
-def functions(name: str, value: Any) -> dict[str, Callable[..., Any]]:
-    """`value` as a dictionary; raises unless it holds functions by name, one at least."""
+def functions(name: str, value: Any, *, least: int = 1) -> dict[str, Callable[..., Any]]:
+    """`value` as a dictionary; raises unless it holds functions by name, at least so many."""
     example = 'such as {"loss": problem.loss}'
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a dictionary of functions of the parameters by name, {example}, got {value!r}")
-    if not value:
+    if len(value) < least:
         raise ValueError(f"{name} must hold at least one function, {example}, got {value!r}")
     for key, function in value.items():
         if not isinstance(key, str):

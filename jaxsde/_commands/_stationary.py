@@ -10,17 +10,20 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .. import _checks, reporting, theory
+from .._extras import require
 from ..estimation import extrapolate_law, stationary
+from ._output import Output, prepare, write_files
 from ._setup import Setup
 
 
 @dataclasses.dataclass(frozen=True)
-class Stationary(Setup):
+class Stationary(Output, Setup):
     """Estimates the stationary law of an optimizer and of its SDE, and sets them beside the closed forms.
 
     Prints mean, covariance and loss with standard errors, by how much control variates cut the variance, R-hat,
     effective sample sizes, and whether the runs are stationary. The SDE's numbers are extrapolated to a solver step of
-    zero from two runs.
+    zero from two runs. Then come quantiles of the whole laws of the parameters and of the loss (the SDE's from the finer
+    of the two runs) and their distances, and a picture and a netCDF file of the laws are written.
     """
 
     steps: int | None = None
@@ -37,6 +40,11 @@ class Stationary(Setup):
 def run_stationary(arguments: Stationary) -> None:
     """Estimates and prints."""
     _checks.number("spread", arguments.spread, low=0.0, closed="low")
+    # What is missing should show before the work is done, not after.
+    require("matplotlib", extra="plots", purpose="the picture")
+    for package in ("xarray", "h5netcdf", "h5py"):
+        require(package, extra="files", purpose="the file of numbers")
+    prepare(arguments.out)
     opt, problem, start = arguments.build()
     x0 = start
     if arguments.spread:
@@ -49,8 +57,9 @@ def run_stationary(arguments: Stationary) -> None:
             columns["optimizer"] = stationary(opt.chain(problem), x0, **common)
             try:
                 sde = opt.sde_for(problem, arguments.model or opt.default_model, start)
-                runs = [stationary(sde, x0, substeps=n * arguments.substeps, **common) for n in (1, 2)]
-                columns["SDE"] = extrapolate_law(*runs)
+                coarse = stationary(sde, x0, substeps=arguments.substeps, observe={}, **common)
+                fine = stationary(sde, x0, substeps=2 * arguments.substeps, **common)
+                columns["SDE"] = extrapolate_law(coarse, fine)
             except ValueError as error:
                 notes.append(f"no SDE: {error}")
     except KeyboardInterrupt:
@@ -64,8 +73,20 @@ def run_stationary(arguments: Stationary) -> None:
         except ValueError as error:
             notes.append(f"no {name}: {error}")
     # Seeds that start in one place are on one lattice.
-    forms |= _exact(opt, problem, None if arguments.spread else arguments.start)
+    exact = _exact(opt, problem, None if arguments.spread else arguments.start)
+    forms |= {f"exact {name}": _moments(law) for name, law in exact.items()}
     print(reporting.stationary_table(columns, forms, notes))
+    if not any(law.laws for law in columns.values()):
+        return
+    print(f"\n{reporting.laws_table(columns, exact)}")
+    title = f"Stationary law of {type(opt).__name__} on {arguments.problem}, {arguments.seeds:,} seeds"
+    name = f"jaxsde-stationary-{arguments.label}-{arguments.problem}"
+    writers = {
+        f"{name}.png": lambda path: reporting.plot_laws(columns, exact, title=title).savefig(path, dpi=150),
+        f"{name}.nc": lambda path: reporting.save_laws(columns, path),
+    }
+    picture, numbers = write_files(arguments.out, writers, force=arguments.force)
+    print(f"wrote {picture} and {numbers}")
 
 
 def _scattered(x0: Any, spread: float, key: jax.Array) -> Any:
@@ -74,20 +95,22 @@ def _scattered(x0: Any, spread: float, key: jax.Array) -> Any:
     return unravel(vector + spread * jax.random.normal(key, vector.shape, vector.dtype))
 
 
-def _exact(opt: Any, problem: Any, offset: float | None) -> dict[str, theory.Law]:
+def _exact(opt: Any, problem: Any, offset: float | None) -> dict[str, Any]:
     """Exact laws of one-dimensional problems, by detailed balance and by quadrature."""
     exact = {}
     references = {
-        "exact optimizer": lambda: theory.birth_death(opt, problem, offset),
-        "exact SDE": lambda: theory.density(opt.sde(problem)),
+        "optimizer": lambda: theory.birth_death(opt, problem, offset),
+        "SDE": lambda: theory.density(opt.sde(problem)),
     }
     for name, reference in references.items():
         try:
             with warnings.catch_warnings():  # which the SDE gave above
                 warnings.simplefilter("ignore")
-                law = reference()
+                exact[name] = reference()
         except ValueError:
             continue  # these exist in one dimension, for few optimizers
-        mean, variance = jnp.atleast_1d(law.mean), jnp.atleast_2d(law.variance)
-        exact[name] = theory.Law(mean, variance, jnp.asarray(jnp.nan))
     return exact
+
+
+def _moments(law: Any) -> theory.Law:
+    return theory.Law(jnp.atleast_1d(law.mean), jnp.atleast_2d(law.variance), jnp.asarray(jnp.nan))

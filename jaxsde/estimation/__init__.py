@@ -17,6 +17,7 @@ from ._distances import (
     sliced_wasserstein as sliced_wasserstein,
     wasserstein as wasserstein,
 )
+from ._law import BinnedLaw as BinnedLaw, Distance as Distance
 from ._noise_report import LayerNoise as LayerNoise, NoiseReport as NoiseReport, noise_report as noise_report
 from ._rates import ConvergenceRate as ConvergenceRate, convergence_rate as convergence_rate, phase_rates as phase_rates
 from ._stationary import (

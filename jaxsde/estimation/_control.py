@@ -209,9 +209,13 @@ def _law(companion: LinearNoiseApproximation, h: Array, records: int, stop: Arra
 
 def observables(functions: Functions) -> dict[str, Callable[[CoupledPosition], Array]]:
     """What to record for `functions`: their values, their values minus the control, and the companion's own trajectory."""
-    plain = {name: eqx.Partial(_value, f) for name, f in functions.items()}
     fine = {controlled(name): eqx.Partial(_remainder, f) for name, f in functions.items()}
-    return plain | fine | {TRAJECTORY: _trajectory}
+    return plain_observables(functions) | fine | {TRAJECTORY: _trajectory}
+
+
+def plain_observables(functions: Functions) -> dict[str, Callable[[CoupledPosition], Array]]:
+    """What to record for the values of `functions` alone."""
+    return {name: eqx.Partial(_value, f) for name, f in functions.items()}
 
 
 def controlled(name: str) -> str:

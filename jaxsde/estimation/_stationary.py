@@ -1,5 +1,6 @@
 """`stationary`: the stationary law of a process, estimated over seeds and time."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,17 +12,32 @@ import scipy  # whose parts load when they are first used
 from jaxtyping import PyTree
 
 from .. import _checks, _random
+from .._traced import shape_of
 from .._tree import drawn, flat, size
 from .._typing import Key
 from ..processes import SDE, Chain, Coupled
-from ..simulation import Ensemble, Jackknife, Moments, Samples, simulate
-from ._control import TRAJECTORY, controlled, couple, expected_controls, linear_noise_law, observables, usable
+from ..simulation import Ensemble, Histogram, HistogramStatistics, Jackknife, Moments, Samples, simulate
+from ._control import (
+    TRAJECTORY,
+    controlled,
+    couple,
+    expected_controls,
+    linear_noise_law,
+    observables,
+    plain_observables,
+    usable,
+)
 from ._diagnostics import effective_sample_size, r_hat, trendless
 from ._divergence import check_seeds_left
+from ._law import BinnedLaw, Bins, bins_for
 from ._statistics import choose_better, extrapolate, extrapolated_stderr, jackknife_stderr, rounding_stderr
 
-# The largest number of coordinates for which full covariances are recorded.
-_LARGEST_SIZE = 64
+# The largest number of coordinates for which full covariances are recorded, and laws by default; of more, R-hat and effective
+# samples are those of as many, evenly spaced. And the largest number for which variances are.
+_LARGEST_SIZE, _MOST_VARIANCES = 64, 2**14
+
+# The largest number of laws, one for each number of an observable, times that of groups: each takes some 54 kB for all times.
+_MOST_NUMBERS = 2**13
 
 # About how many times are recorded, and how many steps the first run has if nothing tells how many it takes.
 _RECORDS, _FIRST_STEPS = 64, 512
@@ -48,21 +64,25 @@ class StationaryErrors(NamedTuple):
     """Standard errors of the entries of a [`Stationary`][], or the factors by which their variances were reduced."""
 
     mean: np.ndarray
-    covariance: np.ndarray
+    covariance: Any
     loss: np.ndarray
+    variance: np.ndarray
 
 
 class Stationary(NamedTuple):
     """What [`stationary`][] returns: estimates for the law of the parameters, raveled to `d` coordinates."""
 
     mean: np.ndarray
-    covariance: np.ndarray
+    covariance: Any
+    """None for more than 64 coordinates."""
     loss: np.ndarray
+    variance: np.ndarray
+    """The diagonal of the covariance, which is estimated for more coordinates too."""
     stderr: StationaryErrors
     reduction: StationaryErrors
     """By how much control variates divided the variance of each estimate."""
     effective_samples: np.ndarray
-    """Of each coordinate, over all seeds and recorded times (bulk, rank-normalised)."""
+    """Of each coordinate, over all seeds and recorded times (bulk, rank-normalised); of 64 evenly spaced ones of more."""
     r_hat: np.ndarray
     """Of each coordinate, rank-normalised and split. It is near 1 if each seed has seen the same law. It is larger if the run
     is short, or if seeds are stuck in different places."""
@@ -73,18 +93,13 @@ class Stationary(NamedTuple):
     """The time at which averages start."""
     ts: np.ndarray
     samples: np.ndarray
-    """Parameters of the diagnostic seeds at recorded times of the second half of their run, shape `(times, seeds, d)`."""
+    """Parameters of the diagnostic seeds at recorded times of the second half of their run, shape `(times, seeds, d)`, or 64
+    of them."""
     diverged: int
     seeds: int
     steps: int
-
-    def quantile(self, q: Any) -> np.ndarray:
-        """Quantiles of each coordinate, shape `(*q.shape, d)`, of the samples."""
-        return np.quantile(self.samples.reshape(-1, self.samples.shape[-1]), q, axis=0)
-
-    def density(self, bins: Any = 60, coordinate: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """A histogram of the samples of one coordinate: densities and edges, as `numpy.histogram` gives."""
-        return np.histogram(self.samples[..., coordinate].ravel(), bins=bins, density=True)
+    laws: Mapping[str, BinnedLaw]
+    """The laws of what was observed, from all seeds at all recorded times after `burn_in`."""
 
 
 def stationary(
@@ -95,12 +110,14 @@ def stationary(
     seeds: int = 4096,
     steps: int | None = None,
     substeps: int = 1,
+    observe: Mapping[str, Callable[[PyTree], Any]] | None = None,
     groups: int = 32,
     diagnostic_seeds: int = 256,
     max_steps: int = 2**17,
     progress: bool = True,
 ) -> Stationary:
-    """Estimates the stationary law of a process, by averages over seeds and over the second half of a run.
+    """Estimates the stationary law of a process over seeds and over the second half of a run: its moments, and the whole
+    laws of parameters, loss and any other observable.
 
     Standard errors come from a jackknife over groups of seeds, which are independent, so the correlation in time does not
     matter. Intervals are Student's, with one degree of freedom less than groups. If the process has a linearisation, control
@@ -118,17 +135,21 @@ def stationary(
     **Arguments:**
 
     - `process`: an optimizer's `chain(problem)` or `sde(problem)`.
-    - `x0`: where all seeds start, a pytree of parameters (at most 64 coordinates), or a function `key -> pytree`.
+    - `x0`: where all seeds start, a pytree of parameters, or a function `key -> pytree`.
     - `key`, `seeds`, `substeps`, `progress`: as in [`simulate`][]. An SDE's law is that of its solver with these
       `substeps`; two runs show what is left of the step.
     - `steps`: about how many optimizer steps to run. By default the number is doubled until the run has settled.
+    - `observe`: functions of the parameters, by name, whose laws are kept in `.laws`; by default
+      `{"x": parameters, "loss": loss}`, without the parameters if they are more than 64. A law needs Gaussian increments of
+      an SDE: `{}` keeps none, and an SDE then takes two-point ones, which are faster and serve its moments.
     - `groups`: the number of groups of seeds for the jackknife.
     - `diagnostic_seeds`: the number of seeds that are run before the others and give the samples for quantiles, R-hat and
       effective sample sizes.
     - `max_steps`: the largest number of steps to try by default.
 
-    **Returns:** a [`Stationary`][]: `.mean` `(d,)`, `.covariance` `(d, d)`, `.loss`, `.stderr`, `.reduction`, the
-    diagnostics of vehtari2021 and the verdict `.settled`.
+    **Returns:** a [`Stationary`][]: `.mean` `(d,)`, `.covariance` `(d, d)`, `.variance` `(d,)`, `.loss`, `.stderr`,
+    `.reduction`, `.laws`, which are [`BinnedLaw`][]s by name, the diagnostics of vehtari2021 and the verdict `.settled`.
+    More than 64 coordinates have no `.covariance`.
 
     **Raises:** `ValueError` or `TypeError` for arguments that don't fit; `ValueError` if fewer than two seeds have not
     diverged at the end.
@@ -138,6 +159,8 @@ def stationary(
     >>> law = stationary(js.SGD(0.1).chain(problem), jnp.zeros(1), key=jax.random.key(0), seeds=64)
     >>> round(float(law.covariance[0, 0]), 5)  # 0.1 / (2 - 0.1)
     0.05263
+    >>> law.laws["x"].quantile([0.05, 0.95]).shape
+    (2, 1)
     """
     _checks.instance("process", process, (Chain, SDE), "an optimizer's chain(problem) or sde(problem)")
     key = _random.typed_key(key)
@@ -149,10 +172,25 @@ def stationary(
     groups = min(_checks.count("groups", groups, least=2), seeds)
     diagnostic_seeds = min(_checks.count("diagnostic_seeds", diagnostic_seeds, least=2), seeds)
     example = process.problem.validate(drawn(x0, key))
-    if size(example) > _LARGEST_SIZE:
-        raise ValueError(f"stationary keeps full covariances, for at most {_LARGEST_SIZE} coordinates; x0 has {size(example)}")
-    companion = couple(process, x0, substeps)
-    common: dict[str, Any] = dict(substeps=substeps, progress=progress)
+    d = size(example)
+    if d > _MOST_VARIANCES:
+        raise ValueError(f"stationary keeps variances of at most {_MOST_VARIANCES} coordinates; x0 has {d}")
+    if observe is None:
+        observe = {"x": flat, "loss": process.problem.loss} if d <= _LARGEST_SIZE else {"loss": process.problem.loss}
+    observe = {name: eqx.Partial(_raveled, f) for name, f in _checks.functions("observe", observe, least=0).items()}
+    for name, f in observe.items():
+        try:
+            numbers = math.prod(shape_of(f, example).shape)
+        except Exception:  # whatever goes wrong in a user's function, of which `simulate` tells
+            continue
+        if groups * numbers > _MOST_NUMBERS:
+            raise ValueError(
+                f"observe[{name!r}] has {numbers} numbers: the laws of at most {_MOST_NUMBERS // groups} are kept in "
+                f"groups={groups} groups"
+            )
+    increments = "gaussian" if observe and isinstance(process, SDE) else None
+    companion = couple(process, x0, substeps, increments)
+    common: dict[str, Any] = dict(observe=observe, substeps=substeps, increments=increments, progress=progress)
     fixed = None if steps is None else _Grid.of(steps)
     grid = fixed or _Grid.of(min(_length(companion, max_steps), max_steps))
     while True:
@@ -175,10 +213,13 @@ def extrapolate_law(coarse: Stationary, fine: Stationary) -> Stationary:
     **Arguments:** what [`stationary`][] gives with some `substeps` and with twice as many; standard errors take the two runs
     for independent.
 
-    **Returns:** a [`Stationary`][]. Its diagnostics and the reductions of its variances are those of the finer run.
+    **Returns:** a [`Stationary`][]. Its diagnostics, its laws and the reductions of its variances are those of the finer run.
     """
-    values = {name: extrapolate(getattr(coarse, name), getattr(fine, name)) for name in StationaryErrors._fields}
-    errors = StationaryErrors(*map(extrapolated_stderr, coarse.stderr, fine.stderr))
+    known = [name for name, value in fine.stderr._asdict().items() if value is not None]
+    values = {name: extrapolate(getattr(coarse, name), getattr(fine, name)) for name in known}
+    errors = fine.stderr._replace(
+        **{name: extrapolated_stderr(getattr(coarse.stderr, name), getattr(fine.stderr, name)) for name in known}
+    )
     return fine._replace(**values, stderr=errors, settled=coarse.settled and fine.settled)
 
 
@@ -238,6 +279,8 @@ class _Paths(NamedTuple):
     """Effective samples per seed."""
     reference: jax.Array
     """A point near the mean. Covariances are computed relative to it, so that they lose no digits to a large mean."""
+    bins: Mapping[str, Bins]
+    """The bins for each of the laws."""
 
     @property
     def mixed(self) -> bool:
@@ -245,21 +288,43 @@ class _Paths(NamedTuple):
         return bool(np.all(self.r_hat < _MIXED))
 
 
-def _paths(process: Any, x0: Any, grid: _Grid, seeds: int, key: Any, **common: Any) -> _Paths:
+def _paths(process: Any, x0: Any, grid: _Grid, seeds: int, key: Any, *, observe: Mapping[str, Any], **common: Any) -> _Paths:
     common |= dict(steps=grid.steps, every=grid.stride)
-    run = simulate(process, x0, seeds=seeds, key=key, observe={"x": flat}, reduce=Samples(), **common)
+    laws = {_law_of(name): f for name, f in observe.items()}
+    functions = {"mean": flat, "x": _evenly_spaced} | laws
+    reduce = {name: Moments() if name == "mean" else Samples() for name in functions}
+    run = simulate(process, x0, seeds=seeds, key=key, observe=functions, reduce=reduce, **common)
     check_seeds_left(run, _NO_LAW)
-    values = run["x"].values
-    samples = np.asarray(values, float)
+    samples = np.asarray(run["x"].values, float)
     finite = np.all(np.isfinite(samples), axis=(0, 2))
     samples = samples[grid.start :, finite]
-    reference = jnp.asarray(np.mean(samples[-1], axis=0) if finite.any() else np.zeros(samples.shape[-1]), values.dtype)
+    mean = run["mean"].mean[-1]
+    reference = jnp.where(jnp.isfinite(mean), mean, 0)
+    bins = {}
+    for name in laws:
+        seen = np.asarray(run[name].values)[grid.start :, finite]
+        bins[name] = bins_for(seen.reshape(-1, seen.shape[-1]))
     # ArviZ's convention: chains (seeds) first, then draws (recorded times).
     chains = np.swapaxes(samples, 0, 1)
     if chains.shape[0] < 2 or chains.shape[1] < 4:
         nothing = np.full(samples.shape[-1], np.nan)
-        return _Paths(samples, nothing, nothing, reference)
-    return _Paths(samples, r_hat(chains), effective_sample_size(chains) / chains.shape[0], reference)
+        return _Paths(samples, nothing, nothing, reference, bins)
+    return _Paths(samples, r_hat(chains), effective_sample_size(chains) / chains.shape[0], reference, bins)
+
+
+def _evenly_spaced(x: PyTree) -> jax.Array:
+    """The parameters as a vector, or some of many."""
+    vector = flat(x)
+    return vector if vector.size <= _LARGEST_SIZE else vector[np.linspace(0, vector.size - 1, _LARGEST_SIZE).astype(int)]
+
+
+def _raveled(function: Callable[[PyTree], Any], x: PyTree) -> jax.Array:
+    return flat(function(x))
+
+
+def _law_of(name: str) -> str:
+    """The name of what is recorded for the law of an observable, which may have a name of ours."""
+    return f"law of {name}"
 
 
 def _estimate(
@@ -272,14 +337,18 @@ def _estimate(
     groups: int,
     paths: _Paths,
     *,
+    observe: Mapping[str, Any],
     substeps: int,
+    increments: str | None,
     progress: bool,
 ) -> Stationary:
-    functions = _functions(process.problem.loss, paths.reference)
-    observe = functions if companion is None else observables(functions)
+    functions, laws = _functions(process.problem.loss, paths.reference), {_law_of(name): f for name, f in observe.items()}
+    recorded = functions | laws if companion is None else observables(functions) | plain_observables(laws)
+    reduce = {name: Jackknife(Histogram(paths.bins[name].edges) if name in laws else Moments(), groups) for name in recorded}
+    solver: dict[str, Any] = dict(substeps=substeps, increments=increments) if companion is None else {}
     run = simulate(
         process if companion is None else companion, x0, steps=grid.steps, every=grid.stride, seeds=seeds, key=key,
-        substeps=substeps if companion is None else 1, observe=observe, reduce=Jackknife(Moments(), groups), progress=progress,
+        observe=recorded, reduce=reduce, progress=progress, **solver,
     )  # fmt: skip
     check_seeds_left(run, _NO_LAW)
     crude = {n: _Curves.of(run, n, grid, 0.0) for n in functions}
@@ -295,23 +364,36 @@ def _estimate(
     values, errors, factors = _select(*(_averages(c, reference, dtype) for c in (crude, fine)))
     ts = np.asarray(run.ts, float)
     settled = not run.diverged[-1] and paths.mixed and _without_trend(fine)
+    kept = {name: paths.bins[_law_of(name)].law(_counts(run[_law_of(name)].left_out, grid)) for name in observe}
     return Stationary(
-        values.mean, values.covariance, values.loss, errors, factors, paths.effective * seeds, paths.r_hat, settled,
-        float(ts[grid.start]), ts, paths.samples, int(run.diverged[-1]), seeds, grid.steps,
+        **values._asdict(), stderr=errors, reduction=factors, effective_samples=paths.effective * seeds, r_hat=paths.r_hat,
+        settled=settled, burn_in=float(ts[grid.start]), ts=ts, samples=paths.samples, diverged=int(run.diverged[-1]),
+        seeds=seeds, steps=grid.steps, laws=kept,
     )  # fmt: skip
 
 
+def _counts(statistics: HistogramStatistics, grid: _Grid) -> np.ndarray:
+    """The counts below, in and above the bins over the records that count, without each group."""
+    parts = (statistics.below[..., None], statistics.counts, statistics.above[..., None])
+    return np.concatenate([np.sum(part[:, grid.start :], axis=1, dtype=np.int64) for part in map(np.asarray, parts)], axis=-1)
+
+
 def _functions(loss: Callable, reference: jax.Array) -> dict[str, Callable[[PyTree], jax.Array]]:
-    return {"mean": eqx.Partial(_offset, reference), "second": eqx.Partial(_square, reference), "loss": loss}
+    second = _products if reference.size <= _LARGEST_SIZE else _squares
+    return {"mean": eqx.Partial(_offset, reference), "second": eqx.Partial(second, reference), "loss": loss}
 
 
 def _offset(reference: jax.Array, x: PyTree) -> jax.Array:
     return flat(x) - reference.astype(flat(x).dtype)
 
 
-def _square(reference: jax.Array, x: PyTree) -> jax.Array:
+def _products(reference: jax.Array, x: PyTree) -> jax.Array:
     offset = _offset(reference, x)
     return jnp.outer(offset, offset)
+
+
+def _squares(reference: jax.Array, x: PyTree) -> jax.Array:
+    return _offset(reference, x) ** 2
 
 
 class _Curves(NamedTuple):
@@ -354,18 +436,26 @@ def _averages(curves: Mapping[str, _Curves], reference: np.ndarray, dtype: Any) 
     """Averages mean, covariance and loss over time. Standard errors are those of the jackknife and a few roundings."""
     d = reference.size
 
-    def quantities(pick: Callable[[_Curves], np.ndarray]) -> list[np.ndarray]:
+    def quantities(pick: Callable[[_Curves], np.ndarray]) -> StationaryErrors:
         mean, second, loss = (pick(curves[n]).mean(axis=-2) for n in ("mean", "second", "loss"))
-        product = mean[..., :, None] * mean[..., None, :]
-        return [mean + reference, second.reshape(*second.shape[:-1], d, d) - product, loss[..., 0]]
+        covariance = None
+        if d <= _LARGEST_SIZE:
+            covariance = second.reshape(*second.shape[:-1], d, d) - mean[..., :, None] * mean[..., None, :]
+        variance = second - mean**2 if covariance is None else np.diagonal(covariance, axis1=-2, axis2=-1)
+        return StationaryErrors(mean + reference, covariance, loss[..., 0], variance)
+
+    def error(value: Any, parts: Any) -> Any:
+        return None if value is None else np.hypot(jackknife_stderr(parts), rounding_stderr(value, dtype))
 
     values, parts = quantities(lambda c: c.total), quantities(lambda c: c.without)
-    errors = [np.hypot(jackknife_stderr(p), rounding_stderr(value, dtype)) for p, value in zip(parts, values, strict=True)]
-    return StationaryErrors(*values), StationaryErrors(*errors)
+    return values, StationaryErrors(*map(error, values, parts))
 
 
 def _select(plain: tuple[Any, Any], best: tuple[Any, Any]) -> tuple[Any, Any, Any]:
     """Takes, entry by entry, the plain estimate or the controlled one, with its standard error and the reduction."""
-    chosen = [choose_better(*entries) for entries in zip(plain[0], plain[1], best[0], best[1], strict=True)]
+    columns = zip(plain[0], plain[1], best[0], best[1], strict=True)
+    chosen: list[tuple[Any, Any, Any]] = [
+        (None, None, None) if column[0] is None else choose_better(*column) for column in columns
+    ]
     values, errors, factors = (StationaryErrors(*entries) for entries in zip(*chosen, strict=True))
     return values, errors, factors

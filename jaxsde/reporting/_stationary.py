@@ -17,14 +17,18 @@ _BLIND = (
 
 def stationary_table(laws: Mapping[str, Stationary], forms: Mapping[str, Law], notes: Sequence[str] = ()) -> str:
     """Estimates with standard errors and variance reductions, closed forms beside them, diagnostics below."""
-    d = next(iter(laws.values())).mean.shape[0]
-    picks = [("mean", (i,)) for i in range(min(d, _LISTED))]
-    picks += [("covariance", (i, j)) for i in range(min(d, _LISTED)) for j in range(i, min(d, _LISTED))]
+    first = next(iter(laws.values()))
+    listed = range(min(len(first.mean), _LISTED))
+    picks: list[tuple[str, tuple[int, ...]]] = [("mean", (i,)) for i in listed]
+    if first.covariance is None:
+        picks += [("variance", (i,)) for i in listed]
+    else:
+        picks += [("covariance", (i, j)) for i in listed for j in listed[i:]]
     picks += [("loss", ())]
     rows = []
     for name, at in picks:
         estimates = [_estimate(law, name, at) for law in laws.values()]
-        values = [float(np.asarray(getattr(form, name))[at]) for form in forms.values()]
+        values = [_of_form(form, name, at) for form in forms.values()]
         label = name + "".join(f"[{i}]" for i in at)
         rows.append((label, *estimates, *("" if np.isnan(v) else f"{v:.6g}" for v in values)))
     text = [text_table(("", *laws, *forms), rows)]
@@ -35,6 +39,11 @@ def stationary_table(laws: Mapping[str, Stationary], forms: Mapping[str, Law], n
             f"R-hat at most {np.max(law.r_hat):.4f}, effective samples at least {np.min(law.effective_samples):,.0f}"
         )
     return "\n".join([*text, _BLIND, *(f"note: {note}" for note in notes)])
+
+
+def _of_form(form: Law, name: str, at: tuple[int, ...]) -> float:
+    at = 2 * at if name == "variance" else at
+    return float(np.asarray(getattr(form, "covariance" if name == "variance" else name))[at])
 
 
 def _estimate(law: Stationary, name: str, at: tuple[int, ...]) -> str:

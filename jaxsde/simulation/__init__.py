@@ -7,11 +7,12 @@ from ._histograms import (
     JointHistogram as JointHistogram,
     JointHistogramStatistics as JointHistogramStatistics,
 )
+from ._jackknife import Jackknife as Jackknife, JackknifeStatistics as JackknifeStatistics
 from ._quantiles import Quantiles as Quantiles, QuantileStatistics as QuantileStatistics
 from ._reducers import (
     AbstractReducer as AbstractReducer,
-    Jackknife as Jackknife,
-    JackknifeStatistics as JackknifeStatistics,
+    AbstractStatistics as AbstractStatistics,
+    AbstractSummary as AbstractSummary,
     Moments as Moments,
     MomentStatistics as MomentStatistics,
     Samples as Samples,

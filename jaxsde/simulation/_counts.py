@@ -5,10 +5,10 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from ._reducers import AbstractReducer
+from ._reducers import AbstractSummary
 
 
-class AbstractCounts(AbstractReducer):
+class AbstractCounts(AbstractSummary):
     """Numbers of seeds, which are added."""
 
     moments_only: ClassVar[bool] = False
@@ -28,6 +28,6 @@ def counted(places: Int[Array, "seeds k"], keep: Bool[Array, " seeds"], size: in
     return jnp.zeros((places.shape[1], size), jnp.int32).at[coordinates, places].add(keep[:, None].astype(jnp.int32))
 
 
-def seeds_in(counts: Int[Array, "n k places"]) -> Int[Array, " n"]:
+def seeds_in(counts: Int[Array, "*n k places"]) -> Int[Array, "*n"]:
     """How many seeds were counted: as many for each coordinate, of which there may be none."""
-    return jnp.max(jnp.sum(counts, axis=-1), axis=1, initial=0)
+    return jnp.max(jnp.sum(counts, axis=-1), axis=-1, initial=0)

@@ -1,7 +1,7 @@
 """Laws over seeds by the numbers of seeds in bins."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .. import _checks
 from .._missing import missing_allowed
 from ._counts import AbstractCounts, counted, seeds_in
-from ._reducers import unravel
+from ._reducers import AbstractStatistics, unravel
 
 
 def _as_edges(edges: Any) -> Float[Array, "..."]:
@@ -72,7 +72,7 @@ class Histogram(AbstractCounts):
         return stats + counted(_places(edges, values), keep, edges.shape[1] + 1)
 
     def result(
-        self, stats: Int[Array, "n k places"], ts: Float[Array, " n"], shape: PyTree, seeds: int
+        self, stats: Int[Array, "*groups n k places"], ts: Float[Array, " n"], shape: PyTree, seeds: int
     ) -> "HistogramStatistics":
         return HistogramStatistics(ts, self.edges.astype(ts.dtype), stats, shape)
 
@@ -94,56 +94,58 @@ def _places(edges: Float[Array, "k edges"], values: Float[Array, "seeds k"]) -> 
     return jnp.where(values == edges[:, -1], edges.shape[1] - 1, places).astype(jnp.int32)
 
 
-class HistogramStatistics(eqx.Module):
-    """Numbers of seeds by bins at each recorded time, with axes of times, of the observable and, last, of bins.
+class HistogramStatistics(AbstractStatistics):
+    """Numbers of seeds by bins at each recorded time, with axes of times, of the observable and, last, of bins; those of a
+    jackknife's `left_out` statistics have an axis of groups before them.
 
     - `ts`: the recorded times, shape `(n,)`; `edges`: the edges of the bins, as they were given.
     """
 
     ts: Float[Array, " n"]
     edges: Float[Array, "..."]
-    _counts: Int[Array, "n k places"]
+    _counts: Int[Array, "*groups n k places"]
     _shape: PyTree = eqx.field(static=True)
+    _grouped: ClassVar[tuple[str, ...]] = ("_counts",)
 
     @property
-    def counts(self) -> PyTree[Int[Array, "n ..."]]:
+    def counts(self) -> PyTree[Int[Array, "..."]]:
         """The number of seeds in each bin."""
         return self._shaped(self._counts[..., 1:-1])
 
     @property
-    def below(self) -> PyTree[Int[Array, "n ..."]]:
+    def below(self) -> PyTree[Int[Array, "..."]]:
         """The number of seeds below the first edge."""
         return unravel(self._counts[..., 0], self._shape)
 
     @property
-    def above(self) -> PyTree[Int[Array, "n ..."]]:
+    def above(self) -> PyTree[Int[Array, "..."]]:
         """The number of seeds above the last edge."""
         return unravel(self._counts[..., -1], self._shape)
 
     @property
-    def count(self) -> Int[Array, " n"]:
+    def count(self) -> Int[Array, "*groups n"]:
         """The number of seeds that have a finite value, in bins and beyond them."""
         return seeds_in(self._counts)
 
     @property
-    def density(self) -> PyTree[Float[Array, "n ..."]]:
+    def density(self) -> PyTree[Float[Array, "..."]]:
         """The density over each bin: the share of the seeds that lie in it, divided by its width. nan without seeds."""
         with missing_allowed():
             return self._shaped(self._shares / self._widths)
 
     @property
-    def stderr(self) -> PyTree[Float[Array, "n ..."]]:
+    def stderr(self) -> PyTree[Float[Array, "..."]]:
         """The standard error of the density, of a binomial law."""
-        shares, count = self._shares, self.count[:, None, None]
+        shares, count = self._shares, self.count[..., None, None]
         with missing_allowed():
             return self._shaped(jnp.sqrt(shares * (1 - shares) / count) / self._widths)
 
     @property
-    def cdf(self) -> PyTree[Float[Array, "n ..."]]:
+    def cdf(self) -> PyTree[Float[Array, "..."]]:
         """The share of the seeds below each edge; at the last one, not above it."""
         with missing_allowed():
             below = jnp.cumsum(self._counts, axis=-1)[..., :-1]
-            return self._shaped(below / self.count[:, None, None].astype(self.ts.dtype))
+            return self._shaped(below / self.count[..., None, None].astype(self.ts.dtype))
 
     @property
     def centres(self) -> Float[Array, "..."]:
@@ -151,17 +153,19 @@ class HistogramStatistics(eqx.Module):
         return (self.edges[..., 1:] + self.edges[..., :-1]) / 2
 
     @property
-    def _shares(self) -> Float[Array, "n k bins"]:
-        return self._counts[..., 1:-1] / self.count[:, None, None].astype(self.ts.dtype)
+    def _shares(self) -> Float[Array, "*groups n k bins"]:
+        return self._counts[..., 1:-1] / self.count[..., None, None].astype(self.ts.dtype)
 
     @property
     def _widths(self) -> Float[Array, "k bins"]:
         return jnp.diff(self.edges, axis=-1).reshape(-1, self.edges.shape[-1] - 1)
 
     def _shaped(self, values: Array) -> PyTree:
-        """`values`, of axes of times, of raveled coordinates and one more, with the observable's own axes in the middle."""
-        last_first = unravel(jnp.moveaxis(values, -1, 1), self._shape)
-        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, -1), last_first)
+        """`values`, whose last axes are those of raveled coordinates and of bins, with the observable's own axes before the
+        last one."""
+        leading = values.ndim - 2
+        bins_first = unravel(jnp.swapaxes(values, -1, -2), self._shape)
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, leading, -1), bins_first)
 
 
 class JointHistogram(AbstractCounts):
@@ -205,14 +209,14 @@ class JointHistogram(AbstractCounts):
         return stats + counted(places, keep, stats.shape[1])
 
     def result(
-        self, stats: Int[Array, "n pairs places"], ts: Float[Array, " n"], shape: PyTree, seeds: int
+        self, stats: Int[Array, "*groups n pairs places"], ts: Float[Array, " n"], shape: PyTree, seeds: int
     ) -> "JointHistogramStatistics":
         first, second = (edges.astype(ts.dtype) for edges in self.edges)
-        cells = stats.reshape(*stats.shape[:2], first.size + 1, second.size + 1)
+        cells = stats.reshape(*stats.shape[:-1], first.size + 1, second.size + 1)
         return JointHistogramStatistics(ts, first, second, cells)
 
 
-class JointHistogramStatistics(eqx.Module):
+class JointHistogramStatistics(AbstractStatistics):
     """Numbers of seeds by bins of a plane at each recorded time, for each of the pairs.
 
     - `ts`: the recorded times, shape `(n,)`; `first_edges`, `second_edges`: the edges along both axes.
@@ -221,26 +225,27 @@ class JointHistogramStatistics(eqx.Module):
     ts: Float[Array, " n"]
     first_edges: Float[Array, " a"]
     second_edges: Float[Array, " b"]
-    _counts: Int[Array, "n pairs places others"]
+    _counts: Int[Array, "*groups n pairs places others"]
+    _grouped: ClassVar[tuple[str, ...]] = ("_counts",)
 
     @property
-    def counts(self) -> Int[Array, "n pairs bins others"]:
+    def counts(self) -> Int[Array, "*groups n pairs bins others"]:
         """The number of seeds in each bin."""
         return self._counts[..., 1:-1, 1:-1]
 
     @property
-    def count(self) -> Int[Array, " n"]:
+    def count(self) -> Int[Array, "*groups n"]:
         """The number of seeds that have a finite value, in bins and beyond them."""
-        return seeds_in(self._counts.reshape(*self._counts.shape[:2], -1))
+        return seeds_in(self._counts.reshape(*self._counts.shape[:-2], -1))
 
     @property
-    def outside(self) -> Int[Array, "n pairs"]:
+    def outside(self) -> Int[Array, "*groups n pairs"]:
         """The number of seeds that lie in no bin."""
-        return self.count[:, None] - jnp.sum(self.counts, axis=(-2, -1))
+        return self.count[..., None] - jnp.sum(self.counts, axis=(-2, -1))
 
     @property
-    def density(self) -> Float[Array, "n pairs bins others"]:
+    def density(self) -> Float[Array, "*groups n pairs bins others"]:
         """The density over each bin: the share of the seeds that lie in it, divided by its area. nan where there is no seed."""
         area = jnp.diff(self.first_edges)[:, None] * jnp.diff(self.second_edges)
         with missing_allowed():
-            return self.counts / self.count[:, None, None, None].astype(self.ts.dtype) / area
+            return self.counts / self.count[..., None, None, None].astype(self.ts.dtype) / area

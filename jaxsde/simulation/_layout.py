@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._histograms import HistogramStatistics, JointHistogramStatistics
+from ._jackknife import JackknifeStatistics
 from ._quantiles import QuantileStatistics
-from ._reducers import JackknifeStatistics, MomentStatistics, SampleStatistics
+from ._reducers import MomentStatistics, SampleStatistics
 
 # The statistics that files have, by the names that they have there.
 _STATISTICS = {

@@ -1,7 +1,7 @@
 """Quantiles over seeds, with a bounded relative error, from the numbers of seeds in buckets that grow with the values."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .. import _checks
 from .._missing import missing_allowed
 from ._counts import AbstractCounts, counted, seeds_in
-from ._reducers import unravel
+from ._reducers import AbstractStatistics, unravel
 
 
 def _as_probabilities(q: Any) -> tuple[float, ...]:
@@ -68,7 +68,7 @@ class Quantiles(AbstractCounts):
         return stats + counted(self._buckets.place(values), keep, stats.shape[1])
 
     def result(
-        self, stats: Int[Array, "n k places"], ts: Float[Array, " n"], shape: PyTree, seeds: int
+        self, stats: Int[Array, "*groups n k places"], ts: Float[Array, " n"], shape: PyTree, seeds: int
     ) -> "QuantileStatistics":
         values = jnp.asarray(self._buckets.values(), ts.dtype)
         return QuantileStatistics(ts, *_shares(self.q, ts.dtype), values, stats, shape)
@@ -126,7 +126,7 @@ def _shares(q: tuple[float, ...], dtype: Any) -> tuple[Float[Array, " m"], Float
     return jnp.asarray(q, dtype), jnp.asarray([1 - share for share in q], dtype)
 
 
-class QuantileStatistics(eqx.Module):
+class QuantileStatistics(AbstractStatistics):
     """Quantiles of an observable at each recorded time, from counts of seeds in buckets.
 
     - `ts`: the recorded times, shape `(n,)`; `q`: the probabilities.
@@ -136,32 +136,33 @@ class QuantileStatistics(eqx.Module):
     q: Float[Array, " m"]
     _rest: Float[Array, " m"]
     _values: Float[Array, " places"]
-    _counts: Int[Array, "n k places"]
+    _counts: Int[Array, "*groups n k places"]
     _shape: PyTree = eqx.field(static=True)
+    _grouped: ClassVar[tuple[str, ...]] = ("_counts",)
 
     @property
-    def count(self) -> Int[Array, " n"]:
+    def count(self) -> Int[Array, "*groups n"]:
         """The number of seeds that have a finite value."""
         return seeds_in(self._counts)
 
     @property
-    def quantiles(self) -> PyTree[Float[Array, "n m ..."]]:
+    def quantiles(self) -> PyTree[Float[Array, "..."]]:
         """The quantiles, with an axis for the probabilities after that of times. nan where there is no seed."""
         with missing_allowed():
             return unravel(self._at(self.q, self._rest), self._shape)
 
     @property
-    def stderr(self) -> PyTree[Float[Array, "n m ..."]]:
+    def stderr(self) -> PyTree[Float[Array, "..."]]:
         """The standard errors of the quantiles: half the distance of those whose ranks are one standard error away
         (woodruff1952). Within a bucket it is zero."""
-        count = jnp.maximum(self.count, 1).astype(self.ts.dtype)[:, None]
+        count = jnp.maximum(self.count, 1).astype(self.ts.dtype)[..., None]
         apart = jnp.sqrt(self.q * self._rest / count)
         within = lambda share: jnp.clip(share, 0, 1)
         low, high = (self._at(within(self.q + side), within(self._rest - side)) for side in (-apart, apart))
         with missing_allowed():
             return unravel(jnp.where(high == low, jnp.where(jnp.isnan(low), low, 0), (high - low) / 2), self._shape)
 
-    def quantile(self, q: Any) -> PyTree[Float[Array, "n m ..."]]:
+    def quantile(self, q: Any) -> PyTree[Float[Array, "..."]]:
         """The quantiles at other probabilities `q`, one or several.
 
         **Raises:** `ValueError` for probabilities out of range.
@@ -169,14 +170,17 @@ class QuantileStatistics(eqx.Module):
         with missing_allowed():
             return unravel(self._at(*_shares(_as_probabilities(q), self.ts.dtype)), self._shape)
 
-    def _at(self, q: Float[Array, "*n m"], rest: Float[Array, "*n m"]) -> Float[Array, "n m k"]:
+    def _at(self, q: Float[Array, "*some m"], rest: Float[Array, "*some m"]) -> Float[Array, "*groups n m k"]:
         """The least values that a share `q` of the seeds does not exceed, and the share `rest` may."""
-        below, count = jnp.cumsum(self._counts, axis=-1), self.count[:, None]
+        below, count = jnp.cumsum(self._counts, axis=-1), self.count[..., None]
         # 0.7 of 10 seeds is the seventh, however 0.7 is rounded. Few seeds on one side are counted from there.
         least = 1 - 4 * jnp.finfo(q.dtype).eps
         ranks = jnp.where(
             q < rest, jnp.ceil(q * count * least).astype(jnp.int32), count - jnp.floor(rest * count / least).astype(jnp.int32)
         )
         ranks = jnp.clip(ranks, 1, jnp.maximum(count, 1))
-        place = jax.vmap(jax.vmap(lambda cells, r: jnp.searchsorted(cells, r, side="left"), (0, None), 1), (0, 0))(below, ranks)
+        find = jax.vmap(lambda cells, r: jnp.searchsorted(cells, r, side="left"), (0, None), 1)
+        for _ in count.shape[:-1]:
+            find = jax.vmap(find)
+        place = find(below, ranks)
         return jnp.where(count[..., None] > 0, self._values[jnp.minimum(place, self._values.size - 1)], jnp.nan)

@@ -1,6 +1,7 @@
 """Statistics over seeds as monoids: batches, chunks and devices combine by `merge`, in any grouping."""
 
 import abc
+import dataclasses
 import math
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,10 +24,15 @@ class AbstractReducer(eqx.Module):
     `merge` its associative product.
     """
 
-    moments_only: eqx.AbstractClassVar[bool]
-    """Whether the result depends on moments only, so that increments need only the right moments."""
-    rounds: ClassVar[bool] = True
-    """Whether `merge` rounds. Many chunks are then merged in float64."""
+    @property
+    @abc.abstractmethod
+    def moments_only(self) -> bool:
+        """Whether the result depends on moments only, so that increments need only the right moments."""
+
+    @property
+    def rounds(self) -> bool:
+        """Whether `merge` rounds. Many chunks are then merged in float64."""
+        return True
 
     @property
     @abc.abstractmethod
@@ -71,7 +77,25 @@ class _MomentSums(NamedTuple):
     deviations: Array  # sums of squared deviations from the mean, or of their outer products
 
 
-class Moments(AbstractReducer):
+class AbstractStatistics(eqx.Module):
+    """Statistics that a [`Jackknife`][] can keep for each group of seeds: some of their fields then have an axis of groups."""
+
+    ts: eqx.AbstractVar[Float[Array, " n"]]
+    """The recorded times."""
+    _grouped: eqx.AbstractClassVar[tuple[str, ...]]
+    """The names of the fields that have an axis of groups."""
+
+    def by_group(self) -> tuple["AbstractStatistics", ...]:
+        """The statistics along the axis of groups, one by one."""
+        parts = zip(*(getattr(self, name) for name in self._grouped), strict=True)
+        return tuple(dataclasses.replace(self, **dict(zip(self._grouped, part, strict=True))) for part in parts)
+
+
+class AbstractSummary(AbstractReducer):
+    """A reducer whose memory does not grow with the number of seeds, and whose result is an [`AbstractStatistics`][]."""
+
+
+class Moments(AbstractSummary):
     """Mean and variance over the seeds whose value is finite, streamed.
 
     **Arguments:** `covariance`: whether to keep the full covariance of an observable's coordinates as well.
@@ -122,7 +146,7 @@ class Moments(AbstractReducer):
         return jnp.sum(deviations * deviations, axis=0)
 
 
-class MomentStatistics(eqx.Module):
+class MomentStatistics(AbstractStatistics):
     """Moments of an observable at each recorded time, over the seeds that have a finite value of it.
 
     - `ts`: the recorded times, shape `(n,)`; `count`: over how many seeds the moments are taken at each, shape `(n,)`.
@@ -137,6 +161,7 @@ class MomentStatistics(eqx.Module):
     _mean: Float[Array, "*groups n k"]
     _deviations: Float[Array, "..."]
     _shape: PyTree = eqx.field(static=True)
+    _grouped: ClassVar[tuple[str, ...]] = ("count", "_mean", "_deviations")
 
     @property
     def mean(self) -> PyTree:
@@ -218,76 +243,6 @@ class SampleStatistics(eqx.Module):
     values: PyTree[Float[Array, "n seeds ..."]]
 
 
-def _as_groups(groups: int) -> int:
-    return _checks.count("groups", groups, least=2)
-
-
-class Jackknife(AbstractReducer):
-    """A reducer kept for `groups` groups of seeds, so that any function of its statistics gets a standard error.
-
-    **Arguments:** `reducer`: [`Moments`][]; `groups`: the number of groups, at least 2 and at most that of seeds.
-
-    **Raises:** `TypeError` for another reducer, `ValueError` for fewer groups.
-
-    >>> Jackknife(Moments(), groups=20).moments_only
-    True
-    """
-
-    reducer: Moments
-    groups: int = eqx.field(static=True, default=40, converter=_as_groups)
-    moments_only: ClassVar[bool] = True
-
-    def __check_init__(self):
-        _checks.instance("reducer", self.reducer, Moments, "jaxsde.Moments()")
-
-    @property
-    def seed_multiple(self) -> int:
-        return self.groups
-
-    def check_seeds(self, seeds: int) -> None:
-        if self.groups > seeds:
-            raise ValueError(
-                f"groups must be at most seeds: each of the {self.groups} groups needs a seed, of which there are {seeds}"
-            )
-
-    def init(self, like: Float[Array, " k"]) -> Any:
-        empty = self.reducer.init(like)
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.groups, *leaf.shape)), empty)
-
-    def update(self, stats: Any, values: Float[Array, "seeds k"], keep: Bool[Array, " seeds"]) -> Any:
-        # Every groups-th seed goes to the same group, so that groups fill evenly whatever the number of seeds.
-        each = keep.shape[0] // self.groups
-        values = values.reshape(each, self.groups, *values.shape[1:])
-        keep = keep.reshape(each, self.groups)
-        return jax.vmap(self.reducer.update, in_axes=(0, 1, 1))(stats, values, keep)
-
-    def merge(self, a: Any, b: Any) -> Any:
-        return jax.vmap(self.reducer.merge)(a, b)
-
-    def result(self, stats: Any, ts: Float[Array, " n"], shape: PyTree, seeds: int) -> "JackknifeStatistics":
-        total, left_out = _leave_one_out(self.reducer, stats)
-        return JackknifeStatistics(*(self.reducer.result(part, ts, shape, seeds) for part in (total, left_out)))
-
-
-class JackknifeStatistics(eqx.Module):
-    """Statistics over all seeds, `total`, and over all but one group of them, `left_out`, with a leading axis of groups."""
-
-    total: MomentStatistics
-    left_out: MomentStatistics
-
-    @property
-    def without(self) -> tuple[MomentStatistics, ...]:
-        """The statistics over all but one group of seeds, one entry per group."""
-        parts = self.left_out
-        split = lambda i: MomentStatistics(parts.ts, parts.count[i], parts._mean[i], parts._deviations[i], parts._shape)
-        return tuple(split(i) for i in range(parts.count.shape[0]))
-
-    @property
-    def ts(self) -> Float[Array, " n"]:
-        """The recorded times."""
-        return self.total.ts
-
-
 class _AbstractCombined(eqx.Module):
     """Reducers by names, and what all of them need."""
 
@@ -317,7 +272,7 @@ class ByObservable(_AbstractCombined):
         return self.reducers[observable]
 
 
-class Several(_AbstractCombined, AbstractReducer):  # pyright: ignore[reportIncompatibleVariableOverride]
+class Several(_AbstractCombined, AbstractReducer):
     """Several reducers in one run, by names. An observable's statistics are then a dictionary of theirs.
 
     **Arguments:** reducers by name: `Several(moments=Moments(), law=Histogram(edges))`.
@@ -350,32 +305,3 @@ class Several(_AbstractCombined, AbstractReducer):  # pyright: ignore[reportInco
 
     def result(self, stats: dict[str, Any], ts: Float[Array, " n"], shape: PyTree, seeds: int) -> dict[str, Any]:
         return {name: reducer.result(stats[name], ts, shape, seeds) for name, reducer in self.reducers.items()}
-
-
-@eqx.filter_jit
-def _leave_one_out(reducer: Moments, stats: Any) -> tuple[Any, Any]:
-    """The statistics of all groups, whose axis is the second, and those without each of them, with that axis first.
-
-    Covariances of many groups and times are large: beside what is given and returned, a single group's are held at a time.
-    """
-    merge = jax.vmap(reducer.merge)
-    groups = jax.tree.leaves(stats)[0].shape[1]
-    nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[:, 0]), stats)
-    places = jax.tree.map(lambda leaf: jnp.zeros((groups, *leaf.shape), leaf.dtype), nothing)
-
-    def with_group(total: Any, group: Array) -> Any:
-        return merge(total, jax.tree.map(lambda leaf: leaf[:, group], stats))
-
-    # What is left without a group is a single merge of all groups before it and all after it: these come first, from behind.
-    def put_later(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        later, places = carry
-        group = groups - 1 - i
-        return with_group(later, group), jax.tree.map(lambda put, part: put.at[group].set(part), places, later)
-
-    def add_earlier(group: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        earlier, places = carry
-        left = merge(earlier, jax.tree.map(lambda put: put[group], places))
-        return with_group(earlier, group), jax.tree.map(lambda put, part: put.at[group].set(part), places, left)
-
-    places = jax.lax.fori_loop(0, groups, put_later, (nothing, places))[1]
-    return jax.lax.fori_loop(0, groups, add_earlier, (nothing, places))

@@ -101,7 +101,15 @@ def settled(
     """The stationary law, by control variates where there are any."""
     x0 = jnp.asarray(x0, float)
     return stationary(
-        process, x0, key=key(number), seeds=seeds, substeps=substeps, steps=steps, diagnostic_seeds=64, progress=False
+        process,
+        x0,
+        key=key(number),
+        seeds=seeds,
+        substeps=substeps,
+        steps=steps,
+        observe={},
+        diagnostic_seeds=64,
+        progress=False,
     )
 
 

@@ -32,6 +32,17 @@ class LatticeLaw(NamedTuple):
         """The mean of `g`, a function of arrays."""
         return float(np.sum(self.probabilities * g(self.points)))
 
+    def cdf(self, x: ArrayLike) -> np.ndarray:
+        """The probability of values up to `x`."""
+        below = np.concatenate([[0.0], np.cumsum(self.probabilities)])
+        return np.asarray(np.minimum(below[np.searchsorted(self.points, np.asarray(x, float), side="right")], 1.0))
+
+    def quantile(self, q: ArrayLike) -> np.ndarray:
+        """The first point up to which the probability is at least `q`, in [0, 1]."""
+        _checks.number("q", q, low=0.0, high=1.0, closed="low high")
+        places = np.searchsorted(np.cumsum(self.probabilities), np.asarray(q, float) * (1 - 1e-12))
+        return np.asarray(self.points[np.minimum(places, self.points.size - 1)])
+
     @property
     def mean(self) -> float:
         """The mean of the law."""
@@ -67,12 +78,12 @@ class Density(NamedTuple):
 
     def cdf(self, x: ArrayLike) -> np.ndarray:
         """The probability of values below `x`."""
-        return np.interp(np.asarray(x, float), self.points, self._cumulative(), left=0.0, right=1.0)
+        return np.asarray(np.interp(np.asarray(x, float), self.points, self._cumulative(), left=0.0, right=1.0))
 
     def quantile(self, q: ArrayLike) -> np.ndarray:
         """The value below which the probability is `q`, in [0, 1]."""
         _checks.number("q", q, low=0.0, high=1.0, closed="low high")
-        return np.interp(np.asarray(q, float), self._cumulative(), self.points)
+        return np.asarray(np.interp(np.asarray(q, float), self._cumulative(), self.points))
 
     def _cumulative(self) -> np.ndarray:
         steps = (self.values[1:] + self.values[:-1]) * np.diff(self.points) / 2

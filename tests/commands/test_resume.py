@@ -37,7 +37,7 @@ def _cut_off(monkeypatch, at):
 
 COMMANDS = {
     "compare": ("compare", "sgd", *QUICK, "--substeps", "1", "--force"),
-    "stationary": ("stationary", "sgd", *QUICK, "--substeps", "1"),
+    "stationary": ("stationary", "sgd", *QUICK, "--substeps", "1", "--force"),
     "weak-error": ("weak-error", "sgd", "--seeds", "64", "--substeps", "1", "--learning-rates", ".2", ".1", "--force"),
 }
 

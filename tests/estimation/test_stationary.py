@@ -165,16 +165,6 @@ def test_a_run_that_has_not_settled_says_so():
     assert not law.settled
 
 
-def test_quantiles_and_density_are_those_of_the_law():
-    opt = js.SGD(0.1)
-    law = js.stationary(opt.chain(ONE), jnp.zeros(1), key=jax.random.key(3), seeds=512, diagnostic_seeds=512)
-    std = np.sqrt(0.1 / (2 - 0.1))
-    np.testing.assert_allclose(law.quantile([0.1, 0.9])[:, 0], [-1.2816 * std, 1.2816 * std], rtol=0.05)
-    density, edges = law.density(bins=20)
-    assert np.sum(density * np.diff(edges)) == pytest.approx(1)
-    assert law.effective_samples[0] > 512
-
-
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -185,11 +175,11 @@ def test_quantiles_and_density_are_those_of_the_law():
         ),
         (
             lambda: js.stationary(
-                js.SGD(0.1).chain(js.Problem(js.Quadratic(jnp.ones(65)), js.Gaussian(1.0))),
-                jnp.zeros(65),
+                js.SGD(0.1).chain(js.Problem(lambda x: jnp.sum(x**2), js.Gaussian(1.0))),
+                jnp.zeros(16385),
                 key=jax.random.key(0),
             ),
-            "at most 64 coordinates; x0 has 65",
+            "at most 16384 coordinates; x0 has 16385",
         ),
     ],
 )

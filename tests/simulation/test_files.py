@@ -72,6 +72,7 @@ REDUCERS = {
     "samples": js.Samples(),
     "jackknife": js.Jackknife(js.Moments(), groups=4),
     "jackknife of covariances": js.Jackknife(js.Moments(covariance=True), groups=3),
+    "jackknife of counts": js.Jackknife(js.Histogram([-1.0, 0.0, 1.0, 2.0]), groups=3),
 }
 SHAPES = {
     "x": lambda x: x,
@@ -104,7 +105,11 @@ def test_what_is_loaded_equals_what_was_saved_bit_for_bit(name, x64, path):
 def _shown(statistics):
     if isinstance(statistics, js.simulation.JackknifeStatistics):
         return [part for side in (statistics.total, *statistics.without) for part in _shown(side)]
-    return [getattr(statistics, name) for name in ("mean", "variance", "values", "count", "ts") if hasattr(statistics, name)]
+    return [
+        getattr(statistics, name)
+        for name in ("mean", "variance", "values", "counts", "count", "ts")
+        if hasattr(statistics, name)
+    ]
 
 
 def test_nan_and_infinities_keep_their_bits(path):

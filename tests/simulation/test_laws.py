@@ -235,6 +235,37 @@ def test_several_reducers_give_what_each_gives():
         jax.tree.map(same, several[name], alone) if name != "groups" else same(several[name].total.mean, alone.total.mean)
 
 
+COUNTS = {
+    "histogram": js.Histogram([0.0, 0.5, 1.0]),
+    "joint histogram": js.JointHistogram([0.0, 0.5, 1.0]),
+    "quantiles": js.Quantiles([0.2, 0.5]),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_of_groups_are_those_of_the_seeds_in_them(name):
+    """In parts of 64 seeds, of which the last is not full; group i has every seventh seed, from i on."""
+    found = _run(js.Jackknife(COUNTS[name], 7), chunk=70)
+    values = _run(js.Samples()).values
+    reducer = COUNTS[name]
+
+    def of(chosen):
+        one = lambda v: reducer.update(reducer.init(v[0]), v, jnp.ones(len(v), bool))
+        stats = jnp.stack([one(v[chosen]) for v in values])
+        return reducer.result(stats, found.ts, jax.ShapeDtypeStruct((2,), jnp.float32), len(chosen))
+
+    everyone = np.arange(301)
+    for part, chosen in ((found.total, everyone), *((p, everyone[everyone % 7 != i]) for i, p in enumerate(found.without))):
+        expected = of(chosen)
+        np.testing.assert_array_equal(part.count, expected.count)
+        for field in ("counts", "density", "stderr", "quantiles", "cdf", "below", "outside"):
+            if hasattr(expected, field):
+                np.testing.assert_array_equal(getattr(part, field), getattr(expected, field))
+    fields = [f for f in ("counts", "density", "cdf", "quantiles", "outside") if hasattr(found.total, f)]
+    for field in fields:
+        assert getattr(found.left_out, field).shape == (7, *getattr(found.total, field).shape)
+
+
 def test_each_observable_may_have_a_reducer_of_its_own(tmp_path):
     reduce = {"loss": js.Histogram([0.0, 1.0, 4.0])}
     run = js.simulate(CHAIN, jnp.ones(2), **RUN, reduce=reduce, checkpoint=tmp_path / "state")

@@ -74,8 +74,9 @@ def stationary_study(scale: Scale) -> Study:
     found: list[np.ndarray] = []
     for i, opt in enumerate(chosen):
         x0 = jnp.zeros(2)
-        chain = stationary(opt.chain(problem), x0, key=scale.key(50 + 2 * i), seeds=seeds, progress=scale.progress)
-        sde = stationary(opt.sde(problem), x0, key=scale.key(51 + 2 * i), seeds=seeds, substeps=4, progress=scale.progress)
+        common = dict(observe={}, seeds=seeds, progress=scale.progress)
+        chain = stationary(opt.chain(problem), x0, key=scale.key(50 + 2 * i), **common)
+        sde = stationary(opt.sde(problem), x0, key=scale.key(51 + 2 * i), substeps=4, **common)
         form = np.diag(np.asarray(theory.stationary(opt, problem).covariance, float))
         ours, theirs = (np.diag(law.covariance) for law in (chain, sde))
         errors = [np.diag(law.stderr.covariance) for law in (chain, sde)]
