@@ -322,9 +322,13 @@ def _inlined(jaxpr: jex.Jaxpr, constants: Any, arguments: Any) -> list[Any]:
 def _alone(equation: Any) -> jex.ClosedJaxpr:
     """A program of one equation, from its variable inputs to its results."""
     inputs = list(dict.fromkeys(v for v in equation.invars if not isinstance(v, jex.Literal)))
-    # JAX 0.8 has no such class and wants none, later versions warn without it.
-    unnamed: Any = {"debug_info": jex.DebugInfo("jit", "one equation", None, None)} if hasattr(jex, "DebugInfo") else {}
-    return jex.ClosedJaxpr(jex.Jaxpr((), inputs, equation.outvars, [equation], equation.effects, **unnamed), [])
+    return jex.ClosedJaxpr(jex.Jaxpr((), inputs, equation.outvars, [equation], equation.effects, debug_info=_unnamed()), [])
+
+
+@functools.cache
+def _unnamed() -> Any:
+    """What JAX wants to know of a program's origin, and warns without: nothing of its arguments and results."""
+    return jax.make_jaxpr(lambda: ())().jaxpr.debug_info._replace(arg_names=None, result_paths=None)
 
 
 def is_lasting(value: Any) -> bool:

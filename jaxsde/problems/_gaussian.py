@@ -135,7 +135,9 @@ class Gaussian(AbstractNoise, AbstractSignLaw, AbstractQuantileLaw):
         std = self.scales(params)
         ratio, one = flat(jax.tree.map(safe_divide, gradient, std)), flat(std)
         variance = jax.tree.map(lambda m, p: p - m * m, *self.sign_moments(gradient, params))
-        correlation = safe_divide(safe_divide(self.matrix.astype(ratio.dtype), one[:, None]), one[None])
+        # A division by either would be one by their product to some compilers, which two small numbers have none of.
+        inverse = jnp.where(one > 0, 1 / jnp.where(one > 0, one, 1), 0)
+        correlation = self.matrix.astype(ratio.dtype) * inverse[:, None] * inverse[None]
         return sign_covariance(ratio, flat(variance), correlation)
 
 

@@ -88,7 +88,7 @@ def save_study(study: Study, path: str | os.PathLike[str]) -> None:
         values = [str(cell) for cell in column] if any(isinstance(cell, str) for cell in column) else column
         variables[f"table_{k}"] = (
             "row",
-            np.asarray(values, dtype=object if isinstance(values[0], str) else float),
+            np.asarray(values, dtype=str if isinstance(values[0], str) else float),
             {"name": name},
         )
     attributes = {"title": study.title, "notes": "\n".join(study.notes), "header": json.dumps(study.header)}

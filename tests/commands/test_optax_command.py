@@ -62,7 +62,8 @@ def test_hyperparameters_by_name(built):
     assert dict(opt.settings) == {"nesterov": True, "name": None}
     numbers = built("optax:adamw", "--set", "b1=1e-1", "weight_decay=1", "mu_dtype=bfloat16")
     assert float(numbers.numbers["weight_decay"]) == 1.0 and dict(numbers.settings) == {"mu_dtype": "bfloat16"}
-    assert dict(built("optax.contrib:galore", "--set", "rank=2").settings) == {"rank": 2}
+    whole = built("optax:adafactor", "--set", "min_dim_size_to_factor=2")
+    assert dict(whole.settings) == {"min_dim_size_to_factor": 2}
 
 
 def test_set_is_for_the_registrys_optimizers_too(built):

@@ -62,7 +62,9 @@ def test_signs_come_close_to_the_exact_law():
 
 def test_a_sign_that_saturates_is_not_linear():
     """THEORY: linear response .0808, simulated .0379; the averaged derivative repairs most of it."""
-    found = js.linearise(js.Optax(optax.signum, ETA).chain(one_dimensional()), jnp.zeros(1))
+    found = js.linearise(
+        js.Optax(lambda learning_rate: js.Signum(learning_rate).transform(), ETA).chain(one_dimensional()), jnp.zeros(1)
+    )
     assert not found.valid
     assert "beyond the range in which updates are linear" in found.why
     assert found.covariance.item() == pytest.approx(0.081, rel=0.03)

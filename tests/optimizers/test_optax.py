@@ -17,13 +17,18 @@ X0 = jnp.array([1.0, -1.0])
 ONE = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
 
 
+def _signum(learning_rate, beta=0.9):
+    """`optax.signum`, which came after the oldest Optax allowed."""
+    return js.Signum(learning_rate, beta).transform()
+
+
 @pytest.mark.parametrize(
     "factory, settings, roles",
     [
         (optax.sgd, {}, Roles(svag=True)),
         (optax.sgd, dict(momentum=0.9), Roles()),  # of a sum: nearer 1 it makes steps longer
         (optax.sign_sgd, {}, Roles(normalised=True)),
-        (optax.signum, {}, Roles(normalised=True, averages=("beta",))),
+        (_signum, {}, Roles(normalised=True, averages=("beta",))),
         (optax.lion, {}, Roles(normalised=True, averages=("b1", "b2"), decays=("weight_decay",))),
         (optax.adagrad, {}, Roles(normalised=True, squares=("eps", "initial_accumulator_value"))),
         (optax.rmsprop, {}, Roles(normalised=True, averages=("decay",), squares=("eps", "initial_scale"), svag=True)),
