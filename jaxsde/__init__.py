@@ -25,6 +25,7 @@ from .estimation import (
     compare_laws as compare_laws,
     convergence_rate as convergence_rate,
     expectations as expectations,
+    mixing as mixing,
     noise_report as noise_report,
     stationary as stationary,
     weak_error as weak_error,

@@ -56,7 +56,7 @@ _KINDS = {
 }
 
 
-class _Curves(NamedTuple):
+class MeanCurves(NamedTuple):
     """A mean over time: of all seeds `(n,)`, its standard error, and without each group of seeds `(groups, n)`."""
 
     ts: np.ndarray
@@ -123,35 +123,11 @@ def convergence_rate(
     >>> round(convergence_rate(run["loss"]).rate, 2)  # -2 log(1 - 0.1) / 0.1
     2.11
     """
-    form = _KINDS[_checks.choice("kind", kind, tuple(_KINDS))]
+    _checks.choice("kind", kind, tuple(_KINDS))
     _check_fit(floor, level)
     if window is not None:
         _check_window(window)
-    curves = _curves(statistics)
-    base = _floor(curves, floor, kind)
-    inside = _window(curves, base, window, kind)
-
-    def excess(mean: np.ndarray) -> np.ndarray:
-        above = (mean - base.of(mean)[..., None])[..., inside]
-        if not np.all(above > 0):
-            raise ValueError(
-                f"the mean must stay above its floor {base.of(curves.mean):.4g} in the window: give window or floor"
-            )
-        return above
-
-    line = _line(form, curves, excess(curves.mean), inside)
-    rate = float(form.transform(excess(curves.mean)) @ line)
-    if curves.without is None:
-        gradient = np.zeros_like(curves.ts)
-        gradient[inside] = line * form.slope(excess(curves.mean))
-        gradient -= np.sum(gradient) * base.tail
-        stderr, quantile = float(np.abs(gradient) @ curves.stderr), scipy.special.ndtri(0.5 + level / 2)
-    else:
-        parts = form.transform(excess(curves.without)) @ line
-        stderr, quantile = float(jackknife_stderr(parts)), scipy.special.stdtrit(len(parts) - 1, 0.5 + level / 2)
-    reach, ts = float(quantile) * stderr, curves.ts[inside]
-    interval, ends = (rate - reach, rate + reach), (float(ts[0]), float(ts[-1]))
-    return ConvergenceRate(rate, stderr, interval, float(base.of(curves.mean)), ends, ts.size)
+    return fit_rate(_curves(statistics), floor, window, kind, level)
 
 
 def phase_rates(
@@ -212,6 +188,37 @@ def phase_rates(
     return phases
 
 
+def fit_rate(
+    curves: MeanCurves, floor: float | None, window: tuple[float, float] | None, kind: str = "exponential", level: float = 0.95
+) -> ConvergenceRate:
+    """The rate at which curves fall; see [`convergence_rate`][]."""
+    form = _KINDS[kind]
+    base = _floor(curves, floor, kind)
+    inside = _window(curves, base, window, kind)
+
+    def excess(mean: np.ndarray) -> np.ndarray:
+        above = (mean - base.of(mean)[..., None])[..., inside]
+        if not np.all(above > 0):
+            raise ValueError(
+                f"the mean must stay above its floor {base.of(curves.mean):.4g} in the window: give window or floor"
+            )
+        return above
+
+    line = _line(form, curves, excess(curves.mean), inside)
+    rate = float(form.transform(excess(curves.mean)) @ line)
+    if curves.without is None:
+        gradient = np.zeros_like(curves.ts)
+        gradient[inside] = line * form.slope(excess(curves.mean))
+        gradient -= np.sum(gradient) * base.tail
+        stderr, quantile = float(np.abs(gradient) @ curves.stderr), scipy.special.ndtri(0.5 + level / 2)
+    else:
+        parts = form.transform(excess(curves.without)) @ line
+        stderr, quantile = float(jackknife_stderr(parts)), scipy.special.stdtrit(len(parts) - 1, 0.5 + level / 2)
+    reach, ts = float(quantile) * stderr, curves.ts[inside]
+    interval, ends = (rate - reach, rate + reach), (float(ts[0]), float(ts[-1]))
+    return ConvergenceRate(rate, stderr, interval, float(base.of(curves.mean)), ends, ts.size)
+
+
 def _check_fit(floor: Any, level: Any) -> None:
     _checks.scalar("level", level, low=0, high=1)
     if floor is not None:
@@ -224,7 +231,7 @@ def _check_window(window: Any) -> None:
         raise ValueError(f"window must be the first and the last time of the fit, (first, last), got {window}")
 
 
-def _floor(curves: _Curves, floor: float | None, kind: str) -> _Floor:
+def _floor(curves: MeanCurves, floor: float | None, kind: str) -> _Floor:
     tail = np.zeros_like(curves.ts)
     if floor is not None or kind != "exponential":
         return _Floor(0.0 if floor is None else float(floor), tail)
@@ -242,7 +249,7 @@ def _floor(curves: _Curves, floor: float | None, kind: str) -> _Floor:
     return _Floor(0.0, tail)
 
 
-def _window(curves: _Curves, base: _Floor, window: tuple[float, float] | None, kind: str) -> np.ndarray:
+def _window(curves: MeanCurves, base: _Floor, window: tuple[float, float] | None, kind: str) -> np.ndarray:
     """Finds the records to which the line is fitted."""
     ts, excess = curves.ts, curves.mean - base.of(curves.mean)
     if window is not None:
@@ -267,7 +274,7 @@ def _window(curves: _Curves, base: _Floor, window: tuple[float, float] | None, k
     return inside
 
 
-def _line(form: _Kind, curves: _Curves, excess: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _line(form: _Kind, curves: MeanCurves, excess: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Returns the numbers whose product with the transformed excess is minus its slope."""
     x, stderr = form.clock(curves.ts[inside]), curves.stderr[inside]
     # Near a start common to all seeds there is almost no noise. No record counts as sharper than the root mean square of all
@@ -278,12 +285,12 @@ def _line(form: _Kind, curves: _Curves, excess: np.ndarray, inside: np.ndarray) 
     return -slope_weights(x, weight)
 
 
-def _curves(statistics: Any) -> _Curves:
+def _curves(statistics: Any) -> MeanCurves:
     if isinstance(statistics, JackknifeStatistics):
         total = _curves(statistics.total)
         curves = total._replace(without=_scalar(statistics.left_out.mean, 2))
     elif isinstance(statistics, MomentStatistics):
-        curves = _Curves(np.asarray(statistics.ts, float), _scalar(statistics.mean, 1), _scalar(statistics.stderr, 1), None)
+        curves = MeanCurves(np.asarray(statistics.ts, float), _scalar(statistics.mean, 1), _scalar(statistics.stderr, 1), None)
     elif isinstance(statistics, SampleStatistics):
         curves = _grouped(np.asarray(statistics.ts, float), _scalar(statistics.values, 2))
         rounding = jnp.finfo(jax.tree.leaves(statistics.values)[0].dtype).eps * np.abs(curves.mean)
@@ -317,7 +324,7 @@ def _scalar(leaves: Any, ndim: int) -> np.ndarray:
     return np.asarray(arrays[0], float)
 
 
-def _grouped(ts: np.ndarray, values: np.ndarray) -> _Curves:
+def _grouped(ts: np.ndarray, values: np.ndarray) -> MeanCurves:
     """Averages the finite values over seeds, of which every `groups`-th is in the same group."""
     groups = min(_GROUPS, values.shape[1])
     finite = np.isfinite(values)
@@ -327,4 +334,4 @@ def _grouped(ts: np.ndarray, values: np.ndarray) -> _Curves:
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = total / count
         variance = np.sum(np.where(finite, kept - mean[:, None], 0) ** 2, axis=1) / (count - 1)
-        return _Curves(ts, mean, np.sqrt(variance / count), (total - sums) / (count - counts))
+        return MeanCurves(ts, mean, np.sqrt(variance / count), (total - sums) / (count - counts))
