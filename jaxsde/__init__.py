@@ -75,6 +75,7 @@ from .processes import (
     TwoPointIncrements as TwoPointIncrements,
 )
 from .simulation import (
+    Covariances as Covariances,
     Ensemble as Ensemble,
     Histogram as Histogram,
     Interrupted as Interrupted,

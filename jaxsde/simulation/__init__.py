@@ -1,4 +1,5 @@
 from ._checkpoint import checkpoints as checkpoints
+from ._covariances import Covariances as Covariances, CovarianceStatistics as CovarianceStatistics
 from ._ensemble import Ensemble as Ensemble, Interrupted as Interrupted
 from ._files import load as load
 from ._histograms import (

@@ -43,6 +43,10 @@ class Jackknife(AbstractReducer):
         return self.reducer.rounds
 
     @property
+    def memory(self) -> int:
+        return self.reducer.memory
+
+    @property
     def seed_multiple(self) -> int:
         return self.groups
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._covariances import CovarianceStatistics
 from ._histograms import HistogramStatistics, JointHistogramStatistics
 from ._jackknife import JackknifeStatistics
 from ._quantiles import QuantileStatistics
@@ -23,6 +24,7 @@ _STATISTICS = {
     "moments": MomentStatistics,
     "samples": SampleStatistics,
     "jackknife": JackknifeStatistics,
+    "covariances": CovarianceStatistics,
     "histogram": HistogramStatistics,
     "joint histogram": JointHistogramStatistics,
     "quantiles": QuantileStatistics,
@@ -34,7 +36,7 @@ _TIME = ("time",)
 _AXES: dict[str, tuple[str, ...]] = {
     "values": ("time", "seed"),
     "left_out": ("group", "time"),
-    **dict.fromkeys(("edges", "first_edges", "second_edges", "q", "_rest", "_values"), ()),
+    **dict.fromkeys(("edges", "first_edges", "second_edges", "lags", "q", "_rest", "_values"), ()),
 }
 
 

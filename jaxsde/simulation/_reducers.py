@@ -35,6 +35,12 @@ class AbstractReducer(eqx.Module):
         return True
 
     @property
+    def memory(self) -> int:
+        """How many earlier records `update` wants as well: a seed's vector is then that of its value at the record, and at one
+        record before, at two, and so on, all in a row; nan before the first record."""
+        return 0
+
+    @property
     @abc.abstractmethod
     def seed_multiple(self) -> int:
         """Numbers of seeds that `update` takes are multiples of this."""
@@ -257,6 +263,10 @@ class _AbstractCombined(eqx.Module):
         return any(reducer.rounds for reducer in self.reducers.values())
 
     @property
+    def memory(self) -> int:
+        return max(reducer.memory for reducer in self.reducers.values())
+
+    @property
     def seed_multiple(self) -> int:
         return math.lcm(*(reducer.seed_multiple for reducer in self.reducers.values()))
 
@@ -295,10 +305,15 @@ class Several(_AbstractCombined, AbstractReducer):
         self.reducers = reducers
 
     def init(self, like: Float[Array, " k"]) -> dict[str, Any]:
-        return {name: reducer.init(like) for name, reducer in self.reducers.items()}
+        return {name: reducer.init(self._part(reducer, like)) for name, reducer in self.reducers.items()}
 
     def update(self, stats: dict[str, Any], values: Float[Array, "seeds k"], keep: Bool[Array, " seeds"]) -> dict[str, Any]:
-        return {name: reducer.update(stats[name], values, keep) for name, reducer in self.reducers.items()}
+        wanted = {name: self._part(reducer, values) for name, reducer in self.reducers.items()}
+        return {name: reducer.update(stats[name], wanted[name], keep) for name, reducer in self.reducers.items()}
+
+    def _part(self, reducer: AbstractReducer, values: Float[Array, "*seeds k"]) -> Float[Array, "*seeds j"]:
+        """As many records of a vector as the reducer wants."""
+        return values[..., : values.shape[-1] // (self.memory + 1) * (reducer.memory + 1)]
 
     def merge(self, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
         return {name: reducer.merge(a[name], b[name]) for name, reducer in self.reducers.items()}

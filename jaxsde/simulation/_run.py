@@ -39,6 +39,8 @@ class RunState(NamedTuple):
     """The keys of their noise. They are derived once: within the loop's program they would be at each step."""
     states: PyTree
     """The states of the process, with a leading axis of seeds."""
+    earlier: dict[str, Array]
+    """The values of each seed at earlier records, the latest first, of the observables whose reducers want them."""
     records: Record
     """The records made so far; those to come are zero."""
 
@@ -56,8 +58,16 @@ class Recorder(eqx.Module):
         dtype = jnp.result_type(*jax.tree.leaves(x))
         return {name: flat(function(x)).astype(dtype) for name, function in self.observe.items()}
 
-    def record(self, process: AbstractProcess, state: Any, seed: Int[Array, ""]) -> Record:
-        """The statistics over the seeds of their observables. For use under the vmap over seeds.
+    def nothing_earlier(self, x: PyTree) -> dict[str, Array]:
+        """What stands for values before the first record."""
+        values = {name: (self.reducers[name].memory, value) for name, value in self.values(x).items()}
+        return {name: jnp.full((n, *value.shape), jnp.nan, value.dtype) for name, (n, value) in values.items() if n}
+
+    def record(
+        self, process: AbstractProcess, state: Any, seed: Int[Array, ""], earlier: dict[str, Array]
+    ) -> tuple[Record, dict[str, Array]]:
+        """The statistics over the seeds of their observables, and what will have been earlier at the next record. For use
+        under the vmap over seeds.
 
         A seed that has diverged is left out; an observable leaves out those where it is not finite itself.
         """
@@ -65,10 +75,12 @@ class Recorder(eqx.Module):
         finite = process.is_finite(state)
         wanted = seed < self.seeds  # the last chunk is filled up with seeds that nobody asked for
         keep = {name: wanted & finite & is_finite(value) for name, value in values.items()}
-        keep, lost, values = jax.lax.all_gather((keep, wanted & ~finite, values), _SEEDS)
+        known = {name: jnp.concatenate([values[name][None], before]) for name, before in earlier.items()}
+        seen = values | {name: flat(value) for name, value in known.items()}
+        keep, lost, seen = jax.lax.all_gather((keep, wanted & ~finite, seen), _SEEDS)
         reduce = self.reducers
-        statistics = {name: reduce[name].update(reduce[name].init(v[0]), v, keep[name]) for name, v in values.items()}
-        return Record(statistics, jnp.sum(lost, dtype=jnp.int32))
+        statistics = {name: reduce[name].update(reduce[name].init(v[0]), v, keep[name]) for name, v in seen.items()}
+        return Record(statistics, jnp.sum(lost, dtype=jnp.int32)), {name: value[:-1] for name, value in known.items()}
 
 
 def start(x0: Any, key: PRNGKeyArray) -> PyTree:
@@ -77,7 +89,7 @@ def start(x0: Any, key: PRNGKeyArray) -> PyTree:
 
 
 def _layout(split: Any, whole: Any) -> RunState:
-    return RunState(whole, split, split, split, split)
+    return RunState(whole, split, split, split, split, split)
 
 
 @eqx.filter_jit
@@ -98,15 +110,15 @@ def begin(
 def _begin(shared: Any, seeds: Int[Array, " chunk"]) -> RunState:
     process, recorder, x0, key = shared
 
-    def one(seed: Int[Array, ""]) -> tuple[Array, Any, Record]:
+    def one(seed: Int[Array, ""]) -> tuple[Array, Any, dict[str, Array], Record]:
         mine = _random.seed_key(key, seed)
         state = process.init(start(x0, mine), mine)
-        first = recorder.record(process, state, seed)
+        first, earlier = recorder.record(process, state, seed, recorder.nothing_earlier(process.position(state)))
         records = jax.tree.map(lambda r: jnp.zeros((1, recorder.slots, *r.shape), r.dtype).at[0, 0].set(r), first)
-        return process.noise_key(mine), state, records
+        return process.noise_key(mine), state, earlier, records
 
-    keys, states, records = jax.vmap(one, out_axes=(0, 0, None), axis_name=_SEEDS)(seeds)
-    return RunState(jnp.zeros((), jnp.int32), seeds, keys, states, records)
+    keys, states, earlier, records = jax.vmap(one, out_axes=(0, 0, 0, None), axis_name=_SEEDS)(seeds)
+    return RunState(jnp.zeros((), jnp.int32), seeds, keys, states, earlier, records)
 
 
 @eqx.filter_jit
@@ -129,33 +141,34 @@ def advance(
 def _advance(shared: Any, run: RunState) -> RunState:
     process, recorder, stop, every = shared
 
-    def one(state: Any, key: Array, seed: Int[Array, ""]) -> tuple[Any, Record]:
-        def segment(carry: tuple[Array, Any, Record]) -> tuple[Array, Any, Record]:
-            n, state, records = carry
+    def one(state: Any, earlier: Any, key: Array, seed: Int[Array, ""]) -> tuple[Any, Any, Record]:
+        def segment(carry: tuple[Array, Any, Any, Record]) -> tuple[Array, Any, Any, Record]:
+            n, state, earlier, records = carry
             end = n + jnp.minimum(stop - n, every - n % every)
             state = process.run(state, n, end, key)
             # Where the host has cut a run between two records, nothing is looked at: an observable may cost many steps.
             is_record_step = end % every == 0
             slot = jnp.where(is_record_step, end // every, recorder.slots)  # beyond the last one, it goes nowhere
-            observed = lambda state: recorder.record(process, state, seed)
-            unseen = lambda state: jax.tree.map(lambda r: r[0, 0], records)
-            record = jax.lax.cond(is_record_step, observed, unseen, state)
+            observed = lambda state, earlier: recorder.record(process, state, seed, earlier)
+            unseen = lambda state, earlier: (jax.tree.map(lambda r: r[0, 0], records), earlier)
+            record, earlier = jax.lax.cond(is_record_step, observed, unseen, state, earlier)
             records = jax.tree.map(lambda rs, r: rs.at[0, slot].set(r, mode="drop"), records, record)
-            return end, state, records
+            return end, state, earlier, records
 
-        return jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (run.step, state, run.records))[1:]
+        return jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (run.step, state, earlier, run.records))[1:]
 
     leaves, structure = jax.tree.flatten(run.states)
     axes = _seed_axes(process, leaves, structure, run.keys)
 
-    def on_leaves(leaves: list[Array], key: Array, seed: Int[Array, ""]) -> tuple[list[Array], Record]:
-        state, records = one(jax.tree.unflatten(structure, leaves), key, seed)
-        return jax.tree.leaves(state), records
+    def on_leaves(leaves: list[Array], earlier: Any, key: Array, seed: Int[Array, ""]) -> tuple[list[Array], Any, Record]:
+        state, earlier, records = one(jax.tree.unflatten(structure, leaves), earlier, key, seed)
+        return jax.tree.leaves(state), earlier, records
 
     once = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(leaves, axes, strict=True)]
-    moved, records = jax.vmap(on_leaves, (axes, 0, 0), (axes, None), axis_name=_SEEDS)(once, run.keys, run.seeds)
+    over_seeds = jax.vmap(on_leaves, (axes, 0, 0, 0), (axes, 0, None), axis_name=_SEEDS)
+    moved, earlier, records = over_seeds(once, run.earlier, run.keys, run.seeds)
     moved = [new if axis == 0 else jnp.full_like(old, new) for old, new, axis in zip(leaves, moved, axes, strict=True)]
-    return RunState(jnp.maximum(run.step, stop), run.seeds, run.keys, jax.tree.unflatten(structure, moved), records)
+    return RunState(jnp.maximum(run.step, stop), run.seeds, run.keys, jax.tree.unflatten(structure, moved), earlier, records)
 
 
 def _seed_axes(process: AbstractProcess, leaves: list[Array], structure: Any, keys: Array) -> list[int | None]:

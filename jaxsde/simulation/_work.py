@@ -143,6 +143,8 @@ class Standing(NamedTuple):
             raise ValueError(
                 f"every must be a multiple of {every}, that of the checkpoint, or more than {steps}, got {task.every}"
             )
+        if task.every != every and task.recorder.reducers.memory:
+            raise ValueError(f"every must be {every}, as for the checkpoint: lags count records, got {task.every}")
         if task.steps == steps:
             raise ValueError(f"every must be {every}, as for the checkpoint of as many steps, got {task.every}")
         if _chunks_of(self.kept, task.chunk) < self.merged:
@@ -199,8 +201,8 @@ def _first(runs: tuple[_run.RunState, ...], count: int, chunk: int) -> tuple[_ru
 
 
 def _each(run: _run.RunState, of_seeds: Any, of_chunks: Any) -> _run.RunState:
-    seeds, keys, states = (jax.tree.map(of_seeds, part) for part in (run.seeds, run.keys, run.states))
-    return _run.RunState(run.step, seeds, keys, states, jax.tree.map(of_chunks, run.records))
+    parts = jax.tree.map(of_seeds, run._replace(step=None, records=None))
+    return parts._replace(step=run.step, records=jax.tree.map(of_chunks, run.records))
 
 
 def _typed(leaf: np.ndarray, shape: Any) -> Any:
