@@ -11,7 +11,7 @@ from common import ONE_DEVICE
 import jaxsde as js
 from jaxsde.simulation import _chunk, _work
 from jaxsde.simulation._footprint import largest_array, largest_array_per_seed
-from jaxsde.simulation._reducers import _leave_one_out
+from jaxsde.simulation._jackknife import _leave_one_out
 
 KEY = jax.random.key(0)
 
