@@ -40,7 +40,7 @@ class SwitchedOff(AbstractIncrements):
 
 
 def run(setting: Setting) -> list[Report]:
-    return [_against_others(setting), _noise_off(setting)]
+    return [_against_others(setting), _adam_by_hand(setting), _noise_off(setting)]
 
 
 def _against_others(setting: Setting) -> Report:
@@ -74,6 +74,36 @@ def _against_others(setting: Setting) -> Report:
     remarks = [f"skipped: {name}: {why}" for name, why in skipped.items()]
     columns = ("SignSGD's SDE", "ns per coordinate and step", "relative", "")
     return Report("sde", str(setting), columns, rows, claims, remarks)
+
+
+def _adam_by_hand(setting: Setting) -> Report:
+    """Adam's SDE with noise switched off, beside the same equations in a loop of plain JAX from the same state."""
+    optimizer, problem, start = js.Adam(ETA, 0.9, 0.99), setting.problem, jnp.asarray(setting.start)
+    first = optimizer.sde(problem).init(start, jax.random.key(0))[1]
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(z: jax.Array, steps: int) -> jax.Array:
+        curvature, rate = jnp.asarray(setting.curvature), np.float32(ETA)
+
+        def step(n: Any, y: Any) -> Any:
+            x, m, v = y
+            gradient, t = curvature * x, (n + 1).astype(np.float32)
+            v = v + np.float32(0.01) * (gradient * gradient + np.float32(SIGMA**2) - v)
+            m = m + np.float32(0.1) * (gradient - m + np.float32(SIGMA) * z)
+            first, second = -jnp.expm1(np.float32(-0.1) * t), jnp.sqrt(-jnp.expm1(np.float32(-0.01) * t))
+            return x - rate * (second / first) * m / (jnp.sqrt(v) + np.float32(1e-8) * second), m, v
+
+        whole = tuple(jnp.broadcast_to(part, (setting.seeds, setting.dim)) for part in (start, first.m, first.v))
+        return jax.lax.fori_loop(0, steps, step, whole)[0]
+
+    price = 2 * _FAST
+    by_hand = Contestant("JAX loop", lambda n: _moments(run(jnp.float32(1), n)), setting.steps(price), "written by hand")
+    off = _library(setting, SwitchedOff(jnp.float32(1)), price, optimizer)
+    present = [by_hand, off, _library(setting, "two-point", price, optimizer)]
+    result = race(present, setting.unit, setting.rounds)
+    rows = [(c.name, f"{1e9 * result.median(c.name):.2f}", c.note) for c in present]
+    claims = [Claim("Adam's SDE, noise off / JAX loop by hand", result.ratio(off.name, by_hand.name), "at most", 1.2)]
+    return Report("sde, Adam", str(setting), ("Adam's SDE", "ns per coordinate and step", ""), rows, claims)
 
 
 def _noise_off(setting: Setting) -> Report:

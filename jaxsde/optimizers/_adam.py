@@ -201,8 +201,10 @@ def _sde(optimizer: Adam | AdamW, weight_decay: Array, problem: Problem, model: 
     coefficients = eqx.Partial(_coefficients, optimizer, weight_decay, model)
     statistics = eqx.Partial(gradient_statistics, problem)
     if model not in ("compagnoni-full", "second-order"):
-        whiten = gradient_whitening(problem)
-        return SDE(statistics, coefficients, semi_implicit=second_moment, whiten=whiten, **common)
+        common |= dict(semi_implicit=second_moment, whiten=gradient_whitening(problem))
+        if model == "compagnoni":
+            common |= dict(ordered_step=eqx.Partial(_ordered_step, optimizer, weight_decay))
+        return SDE(statistics, coefficients, **common)
     check_square_noise(problem, model)
     common |= dict(noise_like=both_noises, whiten=square_whitening(problem))
     if model == "compagnoni-full":
@@ -216,12 +218,11 @@ def _coefficients(
 ) -> tuple[AdamState, Any]:
     rate, eta, t = optimizer.relative_rate(now.step), optimizer.rate, now.t
     rho1, rho2 = (1 - optimizer.b1) / eta, (1 - optimizer.b2) / eta
-    gamma1, root_gamma2 = -jnp.expm1(-rho1 * t), jnp.sqrt(-jnp.expm1(-rho2 * t))
     # The optimizer divides the mean it has just updated: m moved by a share of the way to the stochastic gradient.
     ahead = 0.0 if model == "malladi" else 1 - optimizer.b1
     full = model == "compagnoni-full"
     above = floor_second_moment(y.v, optimizer.b2, t / eta, 0.0, statistics.variance) if full else y.v
-    gain = jax.tree.map(lambda v: rate * root_gamma2 / gamma1 / (jnp.sqrt(v) + optimizer.eps * root_gamma2), above)
+    gain = _gain(optimizer, now, above)
 
     def dx(x: Array, m: Array, g: Array, k: Array) -> Array:
         return -k * (m + ahead * (g - m)) - rate * weight_decay * x
@@ -243,6 +244,42 @@ def _coefficients(
     std = jax.tree.map(jnp.sqrt, statistics.variance)
     into_v = eqx.Partial(square_noise, eta, rho2, statistics.gradient, std)
     return drift, lambda dw: into_x_and_m(dw.gradient)._replace(v=into_v(dw))
+
+
+def _gain(optimizer: Adam | AdamW, now: Instant, v: PyTree) -> PyTree:
+    """By what a step multiplies the mean gradient."""
+    rate, eta, t = optimizer.relative_rate(now.step), optimizer.rate, now.t
+    gamma1, root_gamma2 = -jnp.expm1(-(1 - optimizer.b1) / eta * t), jnp.sqrt(-jnp.expm1(-(1 - optimizer.b2) / eta * t))
+    return jax.tree.map(lambda v: rate * root_gamma2 / gamma1 / (jnp.sqrt(v) + optimizer.eps * root_gamma2), v)
+
+
+def _ordered_step(
+    optimizer: Adam | AdamW,
+    weight_decay: Array,
+    now: Instant,
+    y: AdamState,
+    statistics: GradientStatistics,
+    h: Array,
+    dw: PyTree,
+) -> AdamState:
+    """The step of `"compagnoni"`: V and M first, and X by them.
+
+    M moves by $dM = \\rho_1 (h (g - M) + n)$ with $n = \\sqrt\\eta\\,\\Sigma^{1/2} dW$, and X by the look-ahead's
+    $-k (h M + \\eta\\,dM)$. By the new $M' = M + dM$ that is $-k (h M' + (\\eta - h)\\,dM)$, and
+    $dM = \\frac{\\rho_1}{1 - \\rho_1 h} (h (g - M') + n)$. With one substep, $h = \\eta$ and $M'$ alone is left.
+    """
+    rate, eta = optimizer.relative_rate(now.step), optimizer.rate
+    rho1, rho2 = (1 - optimizer.b1) / eta, (1 - optimizer.b2) / eta
+    kept, rest = 1 - rho1 * h, eta - h  # at b1 = 0 both vanish with one substep
+    lag = jnp.where(rest > 0, rest * rho1 / jnp.where(rest > 0, kept, 1), 0)
+    g, noise = statistics.gradient, jax.tree.map(lambda z: jnp.sqrt(eta) * z, statistics.root(dw))
+    v = jax.tree.map(lambda v, g, s: v + h * (rho2 * (g * g + s - v)), y.v, g, statistics.variance)
+    m = jax.tree.map(lambda m, g, n: m + rho1 * (h * (g - m) + n), y.m, g, noise)
+
+    def moved(x: Array, m: Array, g: Array, n: Array, k: Array) -> Array:
+        return x - k * (h * m + lag * (h * (g - m) + n)) - h * rate * weight_decay * x
+
+    return AdamState(jax.tree.map(moved, y.x, m, g, noise, _gain(optimizer, now, v)), m, v)
 
 
 def _second_order(

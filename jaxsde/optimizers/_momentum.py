@@ -115,6 +115,7 @@ class Momentum(AbstractOptimizer):
             semi_implicit=None if alone else _sum_of_gradients,
             model=model,
             whiten=gradient_whitening(problem),
+            ordered_step=eqx.Partial(_ordered_step, self) if model == "underdamped" else None,
         )
 
 
@@ -136,6 +137,16 @@ def _underdamped(opt: Momentum, now: Instant, y: MomentumState, statistics: _Sta
     if statistics.root is None:
         return drift, None
     return drift, eqx.Partial(_into_the_sum, jnp.sqrt(eta), statistics.root)
+
+
+def _ordered_step(
+    opt: Momentum, now: Instant, y: MomentumState, statistics: _Statistics, h: Array, dw: PyTree
+) -> MomentumState:
+    """The step of `"underdamped"`: M first, and X by the new M less the noise that has just come to it."""
+    rate, eta = opt.relative_rate(now.step), opt.rate
+    noise = jax.tree.map(lambda z: z / jnp.sqrt(eta), statistics.root(dw))
+    m = jax.tree.map(lambda m, g, n: m + h * ((g - (1 - opt.momentum) * m) / eta) + n, y.m, statistics.gradient, noise)
+    return MomentumState(jax.tree.map(lambda x, m, n: x - h * rate * (m - n), y.x, m, noise), m)
 
 
 def _into_the_sum(root_eta: Array, root: Any, dw: PyTree) -> MomentumState:
