@@ -60,8 +60,9 @@ class Recorder(eqx.Module):
 
     def nothing_earlier(self, x: PyTree) -> dict[str, Array]:
         """What stands for values before the first record."""
-        values = {name: (self.reducers[name].memory, value) for name, value in self.values(x).items()}
-        return {name: jnp.full((n, *value.shape), jnp.nan, value.dtype) for name, (n, value) in values.items() if n}
+        memories = {name: self.reducers[name].memory for name in self.observe if self.reducers[name].memory}
+        shapes = jax.eval_shape(self.values, x) if memories else {}  # without evaluating observables, which may cost much
+        return {name: jnp.full((n, *shapes[name].shape), jnp.nan, shapes[name].dtype) for name, n in memories.items()}
 
     def record(
         self, process: AbstractProcess, state: Any, seed: Int[Array, ""], earlier: dict[str, Array]
