@@ -5,6 +5,7 @@ of additions, rotations and exclusive ors, which every processor has. Each draw 
 compiler fuses into the step that uses it; `jax.random` would first derive a key per step.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -54,26 +55,44 @@ def hashed(key: Pair, counter: Pair) -> Pair:
     return a, b
 
 
-def words(key: UInt32[Array, "2"], n: Int[Array, ""] | int, offset: int, shape: tuple[int, ...], *, sort: int = 0) -> Pair:
-    """Two independent arrays of uniform random words: number `n` of the sequence of such draws.
+def words(
+    key: UInt32[Array, "2"],
+    n: Int[Array, ""] | int,
+    offset: int,
+    shape: tuple[int, ...],
+    *,
+    count: int | None = None,
+    sort: int = 0,
+) -> Pair:
+    """Two independent arrays of uniform random words: number `n` of the sequence of such draws, or the `count` of them from
+    number `n` on, raveled and in a row.
 
     Coordinates are counted from `offset`: an array and the one that follows it in a pytree have words of their own.
     """
+    if count is not None:
+        draws, places = np.divmod(np.arange(count * math.prod(shape), dtype=np.uint32), np.uint32(math.prod(shape)))
+        numbers = jnp.asarray(n).astype(jnp.uint32) + draws
+        return hashed((key[0] ^ _TAGS[sort], key[1]), (jnp.asarray(places + np.uint32(offset)), numbers))
     place = (jax.lax.iota(np.uint32, int(np.prod(shape))) + np.uint32(offset)).reshape(shape)
     return hashed((key[0] ^ _TAGS[sort], key[1]), (place, jnp.full(shape, jnp.asarray(n).astype(jnp.uint32))))
 
 
 def normal(
-    key: UInt32[Array, "2"], n: Int[Array, ""] | int, offset: int, shape: tuple[int, ...], dtype: jax.typing.DTypeLike
+    key: UInt32[Array, "2"],
+    n: Int[Array, ""] | int,
+    offset: int,
+    shape: tuple[int, ...],
+    dtype: jax.typing.DTypeLike,
+    count: int | None = None,
 ) -> Float[Array, "..."]:
-    """Standard normal numbers: number `n` of the sequence of such draws; `offset` as in `words`.
+    """Standard normal numbers: number `n` of the sequence of such draws; `offset` and `count` as in `words`.
 
     By the method of Box and Muller (box1958), $\\sqrt{-2 \\log u}\\,\\cos 2 \\pi v$. In float32 and below u is at
     least $2^{-32}$, so that no number exceeds 6.7; in float64 it is at least $2^{-53}$, and none exceeds 8.6.
     """
-    one, other = words(key, n, offset, shape)
+    one, other = words(key, n, offset, shape, count=count)
     if jnp.dtype(dtype) == np.float64:
-        more = words(key, n, offset, shape, sort=1)
+        more = words(key, n, offset, shape, count=count, sort=1)
         squared, turn, series = -2.0 * jnp.log(_fraction(one, other)), _fraction(*more) - 0.5, _SINE_64
     else:
         squared, turn, series = _minus_twice_log(one), other.astype(jnp.int32).astype(jnp.float32) * 2.0**-32, _SINE_32
@@ -82,9 +101,9 @@ def normal(
     return (jnp.sqrt(squared) * numerator / denominator).astype(dtype)
 
 
-def normals(key: UInt32[Array, "2"], n: Int[Array, ""] | int, like: PyTree) -> PyTree:
-    """Standard normal numbers shaped like `like`."""
-    return by_leaf(lambda offset, leaf: normal(key, n, offset, leaf.shape, leaf.dtype), like)
+def normals(key: UInt32[Array, "2"], n: Int[Array, ""] | int, like: PyTree, count: int | None = None) -> PyTree:
+    """Standard normal numbers shaped like `like`; or those of `count` draws from number `n` on, raveled and in a row."""
+    return by_leaf(lambda offset, leaf: normal(key, n, offset, leaf.shape, leaf.dtype, count), like)
 
 
 def by_leaf(draw: Callable[[int, Array], Array], like: PyTree) -> PyTree:

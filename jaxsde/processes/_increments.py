@@ -15,6 +15,9 @@ from ._blocks import resume_blocks
 
 _BITS, _SIDES, _DIGITS = 32, 6, 4
 
+# So few coordinates have the normal numbers of so many steps drawn at a time.
+_FEW, _ROWS = 8, 16
+
 # A word below the one has 0 for its first digit in base 6, a word from the other on has 5.
 _FIRST_SIXTH, _LAST_SIXTH = np.uint32(-(-(2**32) // _SIDES)), np.uint32(-(-(_SIDES - 1) * 2**32 // _SIDES))
 
@@ -36,6 +39,11 @@ class AbstractIncrements(eqx.Module):
     def read_step(self, block: PyTree, place: Int[Array, ""] | int, scale: Float[Array, ""], like: PyTree) -> PyTree:
         """`scale` times the increment, shaped like `like`, of the block's step number `place`, from 0 to `period` - 1."""
 
+    def for_shape(self, like: PyTree) -> "AbstractIncrements":
+        """The same increments, number by number, in blocks that suit this shape."""
+        del like
+        return self
+
 
 class GaussianIncrements(AbstractIncrements):
     """Standard normal increments.
@@ -51,6 +59,32 @@ class GaussianIncrements(AbstractIncrements):
 
     def read_step(self, block: PyTree, place: Int[Array, ""] | int, scale: Float[Array, ""], like: PyTree) -> PyTree:
         return jax.tree.map(lambda z: scale.astype(z.dtype) * z, block)
+
+    def for_shape(self, like: PyTree) -> AbstractIncrements:
+        largest = max((leaf.size for leaf in jax.tree.leaves(like)), default=0)
+        return GaussiansInRows() if 0 < largest <= _FEW else self
+
+
+class GaussiansInRows(AbstractIncrements):
+    """The numbers of [`GaussianIncrements`][], of several steps at a time.
+
+    For two coordinates or a few: compilers make vectors of an array's last axis, which would be no longer than that.
+
+    >>> GaussiansInRows().draw_block(jnp.zeros(2, jnp.uint32), 0, jnp.zeros(3)).shape
+    (48,)
+    """
+
+    period: ClassVar[int] = _ROWS
+
+    def draw_block(self, key: UInt32[Array, "2"], number: Int[Array, ""] | int, like: PyTree) -> PyTree:
+        return _threefry.normals(key, jnp.asarray(number) * _ROWS, like, count=_ROWS)
+
+    def read_step(self, block: PyTree, place: Int[Array, ""] | int, scale: Float[Array, ""], like: PyTree) -> PyTree:
+        def pick(row: Array, leaf: Array) -> Array:
+            z = jax.lax.dynamic_slice(row, (jnp.asarray(place) * leaf.size,), (leaf.size,)).reshape(leaf.shape)
+            return scale.astype(z.dtype) * z
+
+        return jax.tree.map(pick, block, like)
 
 
 class TwoPointIncrements(AbstractIncrements):

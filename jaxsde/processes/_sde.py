@@ -259,7 +259,8 @@ class DiscretisedSDE(AbstractDrivenProcess):
             state, before = jax.lax.scan(step, state, jnp.arange(self.sde.start_steps, dtype=jnp.int32))
             lead = Lead(before, jnp.zeros((), jnp.int32))
         y = self.sde.state_from_chain(state)
-        return DiscretisedState(y, empty_block(self.increments, self.sde.noise_shaped(y)), lead)
+        like = self.sde.noise_shaped(y)
+        return DiscretisedState(y, empty_block(self.increments.for_shape(like), like), lead)
 
     def noise_key(self, key: PRNGKeyArray) -> UInt32[Array, "2"]:
         return _threefry.key_words(_random.brownian_key(key))
@@ -306,6 +307,7 @@ class DiscretisedSDE(AbstractDrivenProcess):
         start_steps, substeps = self.sde.start_steps, self.substeps
         start = jnp.maximum(start, start_steps) if start_steps else start
         h, rate, like = self.h, self.learning_rate, self.sde.noise_shaped(state.y)
+        increments = self.increments.for_shape(like)
 
         def in_group(carry: tuple[Any, PyTree], number: Array, begin: Array, end: Array) -> tuple[Any, PyTree]:
             origin = number * self.group
@@ -316,7 +318,7 @@ class DiscretisedSDE(AbstractDrivenProcess):
 
             mine = _threefry.part_key(key, number)
             first = jnp.maximum(start_steps - origin, 0) * substeps  # that of a later group is drawn anyway
-            return drive(self.increments, taken, *carry, mine, begin * substeps, end * substeps, first, jnp.sqrt(h), like)
+            return drive(increments, taken, *carry, mine, begin * substeps, end * substeps, first, jnp.sqrt(h), like)
 
         return over_groups(self.group, in_group, (moved, state.block), start, stop)
 

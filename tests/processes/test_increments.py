@@ -217,6 +217,24 @@ def test_weak_order_of_whole_runs(name):
     assert slope == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_normal_numbers_in_rows_are_those_of_single_steps(dtype):
+    """Bit by bit, for every step of a block, the last ones an int32 counts among them."""
+    with jax.enable_x64(dtype == "float64"):
+        like = {"a": jnp.zeros((2, 3), dtype), "b": jnp.zeros((), dtype)}
+        single = js.GaussianIncrements()
+        rows, key, scale = single.for_shape(like), jnp.asarray([3, 7], jnp.uint32), jnp.asarray(0.3, dtype)
+        assert type(rows) is not js.GaussianIncrements
+        for number in (0, 5, (2**31 - 1) // rows.period):
+            block = rows.draw_block(key, jnp.asarray(number), like)
+            for place in range(rows.period):
+                n = jnp.asarray(number * rows.period + place)
+                expected = single.read_step(single.draw_block(key, n, like), 0, scale, like)
+                found = rows.read_step(block, place, scale, like)
+                jax.tree.map(np.testing.assert_array_equal, found, expected)
+        assert single.for_shape(jnp.zeros(9)) is single
+
+
 def test_observables_are_evaluated_at_recorded_steps_only():
     """Not where the host looks in between: the loss of all data may cost as much as many steps."""
     seen = []
