@@ -290,10 +290,10 @@ def _second_order(
     variance = problem.noise.variance(x)
     y = y._replace(v=floor_second_moment(y.v, optimizer.b2, now.t / eta, 0.0, variance))
 
-    def first_order(t: Array, y: AdamState) -> AdamState:
+    def first_order(t: Array, y: AdamState, gradient: PyTree) -> AdamState:
         # The optimizer's own bias corrections: exp(-rho t) for beta^(t / eta) would be an error of order eta.
         gamma1, gamma2 = (debias(b, t / eta) for b in (optimizer.b1, optimizer.b2))
-        gradient, root = problem.gradient(y.x), jnp.sqrt(gamma2)
+        root = jnp.sqrt(gamma2)
 
         def dx(x: Array, m: Array, v: Array) -> Array:
             return -root / gamma1 * m / (jnp.sqrt(v) + optimizer.eps * root) - weight_decay * x
@@ -304,13 +304,14 @@ def _second_order(
             jax.tree.map(lambda v, g, s: rho2 * (g * g + s - v), y.v, gradient, variance),
         )
 
-    def of_fresh_averages(drift: AdamState, along: Any) -> AdamState:
+    def of_fresh_averages(drift: AdamState, gradient: PyTree, along: Any) -> AdamState:
+        del gradient
         # The step divides averages that have moved already: the change of dx along m, v and t, at the same x.
         still = jax.tree.map(jnp.zeros_like, drift)
         return still._replace(x=along(drift._replace(x=still.x)).x)
 
-    drift = corrected(eta, first_order, of_fresh_averages, jnp.asarray(now.t, eta.dtype), y)
-    gradient, std = problem.gradient(x), jax.tree.map(jnp.sqrt, variance)
+    drift, gradient = corrected(eta, problem.gradient, first_order, of_fresh_averages, jnp.asarray(now.t, eta.dtype), y)
+    std = jax.tree.map(jnp.sqrt, variance)
 
     def diffusion(dw: SquareNoise) -> AdamState:
         dm = jax.tree.map(lambda s, z: jnp.sqrt(eta) * rho1 * s * z, std, dw.gradient)

@@ -258,21 +258,25 @@ def _second_order(
     eta = optimizer.rate
     rho = (1 - optimizer.decay) / eta
 
-    def first_order(t: Array, y: RMSpropState) -> RMSpropState:
-        return _coefficients(optimizer, weight_decay, "ode", now._replace(t=t), y, gradient_statistics(problem, y.x))[0]
+    variance = problem.noise.variance(x)
 
-    gradient, variance = problem.gradient(x), problem.noise.variance(x)
+    def first_order(t: Array, y: RMSpropState, gradient: PyTree) -> RMSpropState:
+        statistics = GradientStatistics(gradient, variance, None)
+        return _coefficients(optimizer, weight_decay, "ode", now._replace(t=t), y, statistics)[0]
+
     y = y._replace(v=floor_second_moment(y.v, optimizer.decay, now.t / eta, optimizer.initial_scale, variance))
     denominator = jax.tree.map(lambda v: jnp.sqrt(v) + optimizer.eps, y.v)
 
-    def of_fresh_denominator(drift: RMSpropState, along: Any) -> RMSpropState:
+    def of_fresh_denominator(drift: RMSpropState, gradient: PyTree, along: Any) -> RMSpropState:
         # The mean of g (1 / (sqrt v' + eps) - 1 / (sqrt v + eps)) with v' = v + eta rho (g^2 - v): third moments of g.
         def one(g: Array, s: Array, v: Array, p: Array) -> Array:
             return rho * (g**3 + 3 * g * s - v * g) / (2 * jnp.sqrt(v) * p * p)
 
-        return RMSpropState(jax.tree.map(one, gradient, variance, y.v, denominator), jax.tree.map(jnp.zeros_like, drift.v))
+        del along
+        third = jax.tree.map(one, gradient, variance, y.v, denominator)
+        return RMSpropState(third, jax.tree.map(jnp.zeros_like, drift.v))
 
-    drift = corrected(eta, first_order, of_fresh_denominator, jnp.asarray(now.t, eta.dtype), y)
+    drift, gradient = corrected(eta, problem.gradient, first_order, of_fresh_denominator, jnp.asarray(now.t, eta.dtype), y)
     std = jax.tree.map(jnp.sqrt, variance)
 
     def diffusion(dw: SquareNoise) -> RMSpropState:

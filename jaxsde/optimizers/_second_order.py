@@ -18,7 +18,7 @@ from ._base import AbstractOptimizer, gradient_whitening
 _LEAST = 0.35
 _LATER = 4  # below so many gradients v spreads about as widely as it is large, and no expansion in its noise holds
 
-Drift = Callable[[Array, Any], Any]
+Drift = Callable[[Array, Any, PyTree], Any]
 
 
 class SquareNoise(NamedTuple):
@@ -53,18 +53,25 @@ def _whiten_square(standardised: Any, x: PyTree, gradient: PyTree) -> SquareNois
     return SquareNoise(z, jax.tree.map(lambda z: (z * z - 1) * np.sqrt(0.5).astype(z.dtype), z))
 
 
-def corrected(eta: Array, b0: Drift, extra: Callable[[Any, Any], Any], t: Array, y: Any) -> Any:
-    """The drift $b_0 + \\eta\\,(c - \\frac12 (\\partial_t + b_0 \\cdot \\nabla) b_0)$ of weak order 2.
+def corrected(
+    eta: Array, gradient: Callable[[PyTree], PyTree], b0: Drift, extra: Callable[[Any, PyTree, Any], Any], t: Array, y: Any
+) -> tuple[Any, PyTree]:
+    """The drift $b_0 + \\eta\\,(c - \\frac12 (\\partial_t + b_0 \\cdot \\nabla) b_0)$ of weak order 2, and the gradient at y.x.
 
     A chain moves by $\\eta b_0 + \\eta^2 c + O(\\eta^3)$ on average; over a time $\\eta$ the flow of $b_0$ itself adds the
-    term that is taken off. `extra` gives $c$ from $b_0$ and a function that differentiates $b_0$ along a direction.
+    term that is taken off. `b0(t, y, g)` takes the gradient as a number, so that it is evaluated once, and multiplied once
+    by its Hessian. `extra` gives $c$ from $b_0$, the gradient, and a function that differentiates $b_0$ along a direction with
+    x at rest.
     """
+    g, turned = jax.linearize(gradient, y.x)
 
-    def along(direction: Any) -> Any:
-        return jax.jvp(b0, (t, y), (jnp.ones_like(t), direction))[1]
+    def along(direction: Any, turn: PyTree) -> Any:
+        return jax.jvp(b0, (t, y, g), (jnp.ones_like(t), direction, turn))[1]
 
-    drift = b0(t, y)
-    return jax.tree.map(lambda b, c, d: b + eta * (c - 0.5 * d), drift, extra(drift, along), along(drift))
+    drift = b0(t, y, g)
+    flow, rest = along(drift, turned(drift.x)), jax.tree.map(jnp.zeros_like, g)
+    added = extra(drift, g, lambda direction: along(direction, rest))
+    return jax.tree.map(lambda b, c, d: b + eta * (c - 0.5 * d), drift, added, flow), g
 
 
 def floor_second_moment(v: PyTree, b: Array, steps: Array, initial: Array | float, variance: PyTree) -> PyTree:
