@@ -113,8 +113,9 @@ def test_they_are_saved_and_loaded(tmp_path):
 
 def test_no_program_is_compiled_anew():
     _run()
+    another = jax.random.key(1)
     with Compilations() as compiled:
-        _run(key=jax.random.key(1))
+        _run(key=another)
     assert compiled.count == 0
 
 
