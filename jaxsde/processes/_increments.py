@@ -16,7 +16,7 @@ from ._blocks import resume_blocks
 _BITS, _SIDES, _DIGITS = 32, 6, 4
 
 # So few coordinates have the normal numbers of so many steps drawn at a time.
-_FEW, _ROWS = 8, 16
+_FEW, _ROWS = 15, 16
 
 # A word below the one has 0 for its first digit in base 6, a word from the other on has 5.
 _FIRST_SIXTH, _LAST_SIXTH = np.uint32(-(-(2**32) // _SIDES)), np.uint32(-(-(_SIDES - 1) * 2**32 // _SIDES))
@@ -62,7 +62,7 @@ class GaussianIncrements(AbstractIncrements):
 
     def for_shape(self, like: PyTree) -> AbstractIncrements:
         largest = max((leaf.size for leaf in jax.tree.leaves(like)), default=0)
-        return GaussiansInRows() if 0 < largest <= _FEW else self
+        return GaussiansInRows() if 1 < largest <= _FEW else self
 
 
 class GaussiansInRows(AbstractIncrements):
