@@ -8,12 +8,11 @@ from typing import Annotated
 import tyro
 
 from .. import reporting
-from .._extras import require
 from .._registry import PROBLEMS
 from ..estimation import compare
 from ..reporting._table import WIDTH
 from ..simulation import Interrupted
-from ._output import Output, prepare, write_files
+from ._output import Output, prepare_picture_and_numbers, write_files
 from ._setup import Setup, by_problem
 
 _SUBSTEPS = "Solver steps of the SDE per optimizer step."
@@ -34,13 +33,9 @@ class Compare(Output, Setup):
 
 def run_compare(arguments: Compare) -> None:
     """Runs the comparison, prints the table, writes the picture and the file, and prints the verdict."""
-    # What is missing should show before the work is done, not after.
-    require("matplotlib", extra="plots", purpose="the picture")
-    for package in ("xarray", "h5netcdf", "h5py"):
-        require(package, extra="files", purpose="the file of numbers")
     default = PROBLEMS[arguments.problem].budget
     seeds = default.seeds if arguments.seeds is None else arguments.seeds
-    prepare(arguments.out)
+    prepare_picture_and_numbers(arguments.out)
     optimizer, problem, x0 = arguments.build()
     try:
         with arguments.resumed():

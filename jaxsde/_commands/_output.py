@@ -8,6 +8,7 @@ import pathlib
 import tempfile
 from collections.abc import Mapping
 
+from .._extras import require
 from .._write import Writer, draft, publish
 
 
@@ -26,6 +27,14 @@ def prepare(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def prepare_picture_and_numbers(folder: pathlib.Path) -> None:
+    """As `prepare`; raises `ImportError` as well where what writes the two is missing."""
+    require("matplotlib", extra="plots", purpose="the picture")
+    for package in ("xarray", "h5netcdf", "h5py"):
+        require(package, extra="files", purpose="the file of numbers")
+    prepare(folder)
 
 
 def write_files(folder: pathlib.Path, writers: Mapping[str, Writer], *, force: bool) -> list[pathlib.Path]:

@@ -6,8 +6,7 @@ import time
 import tyro
 
 from .. import reporting, studies
-from .._extras import require
-from ._output import Output, prepare, write_files
+from ._output import Output, prepare_picture_and_numbers, write_files
 from ._resume import Resumable
 
 
@@ -34,11 +33,7 @@ def run_reproduce(arguments: Reproduce) -> None:
         known = ", ".join(studies.EXPERIMENTS)
         given = f"no experiment {arguments.name!r}" if arguments.name else "name an experiment"
         raise ValueError(f"{given}: there are {known}; --list says what they are")
-    # What is missing should show before the work is done, not after.
-    require("matplotlib", extra="plots", purpose="the picture")
-    for package in ("xarray", "h5netcdf", "h5py"):
-        require(package, extra="files", purpose="the file of numbers")
-    prepare(arguments.out)
+    prepare_picture_and_numbers(arguments.out)
     minutes = studies.EXPERIMENTS[arguments.name].minutes
     expected = "under a minute" if arguments.small else f"about {minutes:g} min"
     print(f"{arguments.name}: {studies.EXPERIMENTS[arguments.name].claim}; {expected} on two cores", flush=True)

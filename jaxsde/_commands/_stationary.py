@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .. import _checks, reporting, theory
-from .._extras import require
 from ..estimation import extrapolate_law, stationary
-from ._output import Output, prepare, write_files
+from ._output import Output, prepare_picture_and_numbers, write_files
 from ._setup import Setup
 
 
@@ -40,11 +39,7 @@ class Stationary(Output, Setup):
 def run_stationary(arguments: Stationary) -> None:
     """Estimates and prints."""
     _checks.number("spread", arguments.spread, low=0.0, closed="low")
-    # What is missing should show before the work is done, not after.
-    require("matplotlib", extra="plots", purpose="the picture")
-    for package in ("xarray", "h5netcdf", "h5py"):
-        require(package, extra="files", purpose="the file of numbers")
-    prepare(arguments.out)
+    prepare_picture_and_numbers(arguments.out)
     opt, problem, start = arguments.build()
     x0 = start
     if arguments.spread:
@@ -73,11 +68,9 @@ def run_stationary(arguments: Stationary) -> None:
         except ValueError as error:
             notes.append(f"no {name}: {error}")
     # Seeds that start in one place are on one lattice.
-    exact = _exact(opt, problem, None if arguments.spread else arguments.start)
+    exact = _exact(opt, problem, arguments.model, None if arguments.spread else arguments.start)
     forms |= {f"exact {name}": _moments(law) for name, law in exact.items()}
     print(reporting.stationary_table(columns, forms, notes))
-    if not any(law.laws for law in columns.values()):
-        return
     print(f"\n{reporting.laws_table(columns, exact)}")
     title = f"Stationary law of {type(opt).__name__} on {arguments.problem}, {arguments.seeds:,} seeds"
     name = f"jaxsde-stationary-{arguments.label}-{arguments.problem}"
@@ -95,12 +88,12 @@ def _scattered(x0: Any, spread: float, key: jax.Array) -> Any:
     return unravel(vector + spread * jax.random.normal(key, vector.shape, vector.dtype))
 
 
-def _exact(opt: Any, problem: Any, offset: float | None) -> dict[str, Any]:
+def _exact(opt: Any, problem: Any, model: str | None, offset: float | None) -> dict[str, Any]:
     """Exact laws of one-dimensional problems, by detailed balance and by quadrature."""
     exact = {}
     references = {
         "optimizer": lambda: theory.birth_death(opt, problem, offset),
-        "SDE": lambda: theory.density(opt.sde(problem)),
+        "SDE": lambda: theory.density(opt.sde(problem, model or opt.default_model)),
     }
     for name, reference in references.items():
         try:

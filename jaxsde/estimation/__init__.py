@@ -23,11 +23,11 @@ from ._noise_report import LayerNoise as LayerNoise, NoiseReport as NoiseReport,
 from ._rates import ConvergenceRate as ConvergenceRate, convergence_rate as convergence_rate, phase_rates as phase_rates
 from ._stationary import (
     Stationary as Stationary,
-    StationaryErrors as StationaryErrors,
     extrapolate_law as extrapolate_law,
     stationary as stationary,
 )
 from ._statistics import fit_slope as fit_slope, slope_weights as slope_weights
+from ._time_averages import StationaryErrors as StationaryErrors
 from ._weak_error import (
     FunctionError as FunctionError,
     Order as Order,

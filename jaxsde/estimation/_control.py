@@ -115,7 +115,7 @@ def expectations(
     companion = couple(process, x0, substeps, increments)
     if companion is None:
         common |= dict(substeps=substeps, increments=increments)
-        run = simulate(process, x0, observe={n: eqx.Partial(_flat, f) for n, f in functions.items()}, **common)
+        run = simulate(process, x0, observe={n: eqx.Partial(raveled, f) for n, f in functions.items()}, **common)
         values = {n: _plain(run[n]) for n in functions}
     else:
         run = simulate(companion, x0, observe=observables(functions), **common)
@@ -263,7 +263,7 @@ def _half_traces(function: Any, law: LinearNoiseLaw) -> Array:
 
 
 def _value(function: Any, seen: CoupledPosition) -> Array:
-    return _flat(function, seen.x)
+    return raveled(function, seen.x)
 
 
 def _remainder(function: Any, seen: CoupledPosition) -> Array:
@@ -274,14 +274,15 @@ def _remainder(function: Any, seen: CoupledPosition) -> Array:
 
     # Where the function has no derivatives, as a norm at 0, this is not finite, and the function's mean a plain one.
     first, second = jax.jvp(slope, (seen.mean,), (seen.deviation,))
-    return _flat(function, seen.x) - (flat(first) + 0.5 * flat(second))
+    return raveled(function, seen.x) - (flat(first) + 0.5 * flat(second))
 
 
 def _trajectory(seen: CoupledPosition) -> Array:
     return flat(seen.mean)
 
 
-def _flat(function: Any, x: PyTree) -> Array:
+def raveled(function: Any, x: PyTree) -> Array:
+    """The value of a function of the parameters as a vector."""
     return flat(function(x))
 
 

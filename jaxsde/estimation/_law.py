@@ -1,12 +1,22 @@
 """Laws of observables by the numbers of seeds in bins, for each group of seeds; and their distances from other laws."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import numpy as np
+from jaxtyping import PyTree
 
 from .. import _checks
+from .._traced import shape_of
+from .._tree import flat, size
+from ..simulation import HistogramStatistics, JackknifeStatistics
+from ._control import raveled
 from ._statistics import jackknife_stderr
+
+# The largest number of parameters whose laws are kept if nobody says what is observed.
+_MOST_PARAMETERS = 64
 
 # Of the sample that bins are made for, this share is on either side of the bins of one width. Outside of these bins, widths
 # grow by the factor, so that the last edges are a thousand times as far away.
@@ -16,7 +26,7 @@ _OUTSIDE, _WITHIN, _BEYOND, _GROWTH = 0.0025, 128, 40, 1.3
 _ON_LATTICE, _FOR_EACH_POINT = 0.05, 8
 
 # How often the noise of a distance is drawn, and the share of the draws that `chance` exceeds.
-_DRAWS, _LEVEL = 1000, 0.95
+_DRAWS, LEVEL = 1000, 0.95
 
 
 class Distance(NamedTuple):
@@ -78,12 +88,12 @@ class BinnedLaw(NamedTuple):
     @property
     def cdf(self) -> np.ndarray:
         """The probability of values below each edge, shape `(k, bins + 1)`."""
-        return _cumulative(self.group_counts.sum(axis=0))
+        return cumulative(self.group_counts.sum(axis=0))
 
     @property
     def cdf_stderr(self) -> np.ndarray:
         """The standard errors of the probabilities."""
-        return jackknife_stderr(_cumulative(self._without))
+        return jackknife_stderr(cumulative(self._without))
 
     @property
     def effective_samples(self) -> np.ndarray:
@@ -157,24 +167,18 @@ class BinnedLaw(NamedTuple):
         of the laws that have any."""
         coordinate = self._coordinate(coordinate)
         edges = self.edges[coordinate]
-        noises = [self._contributions(coordinate)]
+        noises = [contributions(self.group_counts[:, coordinate])]
         if isinstance(other, BinnedLaw):
             theirs = other.edges[other._coordinate(coordinate)]
             at = lambda values: np.interp(edges, theirs, values)
             exact = at(other.cdf[coordinate])
-            noises.append(np.stack([at(part) for part in other._contributions(coordinate)]))
+            noises.append(np.stack([at(part) for part in contributions(other.group_counts[:, coordinate])]))
         else:
             cdf = getattr(other, "cdf", other)
             if not callable(cdf):
                 raise TypeError(f"other must be a law with a cdf, or a function, got {other!r}")
             exact = np.asarray(cdf(edges), float)
         return self.cdf[coordinate] - exact, noises
-
-    def _contributions(self, coordinate: int) -> np.ndarray:
-        """What sums to a deviation of the distribution function, one for each group, with mean zero."""
-        counts = self.group_counts[:, coordinate]
-        below, sizes = np.cumsum(counts, axis=-1)[:, :-1], counts.sum(axis=-1, keepdims=True)
-        return np.sqrt(len(counts) / (len(counts) - 1)) * (below - sizes * self.cdf[coordinate]) / sizes.sum()
 
 
 class Bins(NamedTuple):
@@ -185,11 +189,56 @@ class Bins(NamedTuple):
     on_points: np.ndarray
     """Whether they hold one point of a lattice each, shape `(k,)`."""
 
-    def law(self, without: np.ndarray) -> BinnedLaw:
-        """The law from counts without each of the groups of seeds, shape `(groups, k, bins + 2)`."""
-        without = np.asarray(without, np.int64)
-        total = without.sum(axis=0) // (len(without) - 1)  # each group is missing in one of them
-        return BinnedLaw(np.asarray(self.edges, float), total - without, self.on_points)
+    def law(self, counts: np.ndarray) -> BinnedLaw:
+        """The law from counts for each group of seeds, shape `(groups, k, bins + 2)`."""
+        return BinnedLaw(np.asarray(self.edges, float), counts, self.on_points)
+
+
+def observed(observe: Any, loss: Callable, example: PyTree, most: int) -> dict[str, Callable[[PyTree], Any]]:
+    """The functions whose laws are wanted, each as one of vectors: those of a user, or else the parameters and the loss.
+
+    **Raises:** `ValueError` or `TypeError` unless these are functions by name, of at most `most` numbers each at `example`.
+    """
+    if observe is None:
+        observe = {"x": flat, "loss": loss} if size(example) <= min(most, _MOST_PARAMETERS) else {"loss": loss}
+    functions = {name: eqx.Partial(raveled, f) for name, f in _checks.functions("observe", observe, least=0).items()}
+    for name, function in functions.items():
+        try:
+            numbers = math.prod(shape_of(function, example).shape)
+        except Exception:  # whatever goes wrong in a user's function, of which `simulate` tells
+            continue
+        if numbers > most:
+            raise ValueError(f"observe[{name!r}] has {numbers} numbers, of which laws are kept for at most {most}")
+    return functions
+
+
+def group_counts(statistics: JackknifeStatistics) -> np.ndarray:
+    """Counts below, in and above the bins for each group of seeds, shape `(groups, times, k, bins + 2)`, of a histogram of
+    vectors."""
+    return _places(statistics.total)[None] - _places(statistics.left_out)
+
+
+def _places(statistics: HistogramStatistics) -> np.ndarray:
+    parts = statistics.below[..., None], statistics.counts, statistics.above[..., None]
+    return np.concatenate([np.asarray(part, np.int64) for part in parts], axis=-1)
+
+
+def cumulative(counts: np.ndarray) -> np.ndarray:
+    """The share of the counts below each edge, along the last axis."""
+    return np.cumsum(counts, axis=-1)[..., :-1] / counts.sum(axis=-1, keepdims=True)
+
+
+def contributions(counts: np.ndarray) -> np.ndarray:
+    """What sums, with random signs, to the noise of a distribution function: of each group one part, with mean zero. Counts
+    have the axis of groups first."""
+    below, sizes = np.cumsum(counts, axis=-1)[..., :-1], counts.sum(axis=-1, keepdims=True)
+    scale = np.sqrt(len(counts) / (len(counts) - 1))
+    return scale * (below - sizes * cumulative(counts.sum(axis=0))) / sizes.sum(axis=0)
+
+
+def multiplied(random: np.random.Generator, draws: int, parts: np.ndarray) -> np.ndarray:
+    """Sums of the parts along the first axis with random signs: a multiplier bootstrap."""
+    return np.tensordot(random.choice([-1.0, 1.0], (draws, len(parts))), parts, 1)
 
 
 def bins_for(samples: np.ndarray) -> Bins:
@@ -232,10 +281,6 @@ def _spacing(values: np.ndarray) -> float:
     return spacing if np.all(np.abs(points - np.round(points)) < _ON_LATTICE) else 0.0
 
 
-def _cumulative(counts: np.ndarray) -> np.ndarray:
-    return np.cumsum(counts, axis=-1)[..., :-1] / counts.sum(axis=-1, keepdims=True)
-
-
 def _inverse(cdf: np.ndarray, edges: np.ndarray, on_points: bool | np.bool_, q: Any) -> np.ndarray:
     at = np.interp(q, cdf, edges)
     if on_points:
@@ -247,7 +292,7 @@ def _inverse(cdf: np.ndarray, edges: np.ndarray, on_points: bool | np.bool_, q: 
 
 
 def _distance(size: Callable[[np.ndarray], np.ndarray], difference: np.ndarray, noises: list[np.ndarray]) -> Distance:
-    """The size of the difference; its noise by random signs for the groups' contributions (a multiplier bootstrap)."""
+    """The size of the difference; its noise by random signs for the groups' contributions."""
     random = np.random.default_rng(0)
-    noise = np.sum([random.choice([-1.0, 1.0], (_DRAWS, len(parts))) @ parts for parts in noises], axis=0)
-    return Distance(float(size(difference)), float(np.std(size(difference + noise))), float(np.quantile(size(noise), _LEVEL)))
+    noise = np.sum([multiplied(random, _DRAWS, parts) for parts in noises], axis=0)
+    return Distance(float(size(difference)), float(np.std(size(difference + noise))), float(np.quantile(size(noise), LEVEL)))

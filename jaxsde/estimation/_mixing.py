@@ -3,17 +3,17 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from .. import _checks, _random
-from .._tree import flat
+from .._tree import drawn
 from .._typing import Key
 from ..processes import SDE, Chain
 from ..simulation import Histogram, Jackknife, Samples, simulate
 from ._divergence import check_seeds_left
+from ._law import LEVEL, contributions, cumulative, group_counts, multiplied, observed
 from ._rates import ConvergenceRate, MeanCurves, fit_rate
 from ._stationary import stationary
 from ._statistics import jackknife_stderr
@@ -36,8 +36,8 @@ _BEGIN, _END, _CLEAR = 0.8, 0.1, 3.0
 
 _NO_LAW = "there is no law to settle"
 
-# How often the noise of a distance is drawn, and the share of the draws that it stays below.
-_DRAWS, _LEVEL = 400, 0.95
+# How often the noise of a distance is drawn.
+_DRAWS = 400
 
 
 class Approach(NamedTuple):
@@ -94,7 +94,7 @@ def mixing(
     - `steps`: the number of optimizer steps, in whose first half the law must settle. By default a run as long as
       [`stationary`][] takes tells it.
     - `observe`: functions of the parameters, by name, of at most 64 numbers each; by default
-      `{"x": parameters, "loss": loss}`.
+      `{"x": parameters, "loss": loss}`, without the parameters if they are more.
     - `groups`: the number of groups of seeds for the jackknife.
     - `max_steps`: the largest number of steps to try by default.
 
@@ -114,9 +114,10 @@ def mixing(
     steps = None if steps is None else _checks.count("steps", steps, least=2 * _PAIRS)
     seeds = _checks.count("seeds", seeds, least=2)
     groups = min(_checks.count("groups", groups, least=2), seeds)
-    if observe is None:
-        observe = {"x": flat, "loss": process.problem.loss}
-    observe = {name: eqx.Partial(_raveled, f) for name, f in _checks.functions("observe", observe).items()}
+    example = process.problem.validate(drawn(x0, key))
+    observe = observed(observe, process.problem.loss, example, _MOST_NUMBERS)
+    if not observe:
+        raise ValueError("observe must hold at least one function, whose law comes to the stationary one")
     common: dict[str, Any] = dict(observe=observe, seeds=seeds, groups=groups, substeps=substeps, progress=progress)
     if steps is not None:
         return _mixing(process, x0, key, steps, **common)
@@ -141,12 +142,15 @@ def _mixing(
     common |= dict(observe=observe, steps=2 * pairs * stride, every=stride)
     pilot = simulate(process, x0, seeds=min(seeds, _FIRST_SEEDS), key=jax.random.fold_in(key, 1), reduce=Samples(), **common)
     check_seeds_left(pilot, _NO_LAW)
-    edges = {name: _edges(np.asarray(pilot[name].values), name) for name in observe}
+    edges = {name: _edges(np.asarray(pilot[name].values)) for name in observe}
     reduce = {name: Jackknife(Histogram(edges[name]), groups) for name in observe}
     run = simulate(process, x0, seeds=seeds, key=key, reduce=reduce, **common)
     check_seeds_left(run, _NO_LAW)
     ts = np.asarray(run.ts, float)[1:].reshape(pairs, 2).mean(axis=1)
-    laws = {name: _approach(ts, edges[name].astype(float), run[name].left_out, pairs) for name in observe}
+    laws = {}
+    for name in observe:
+        counts = group_counts(run[name])[:, 1:]
+        laws[name] = _approach(ts, edges[name].astype(float), counts.reshape(groups, pairs, 2, *counts.shape[2:]).sum(axis=2))
     return Mixing(ts, laws, int(run.diverged[-1]), seeds, 2 * pairs * stride)
 
 
@@ -159,16 +163,10 @@ def _approached(found: Mixing) -> int:
     return pairs * found.steps // len(found.ts)
 
 
-def _raveled(function: Callable[[PyTree], Any], x: PyTree) -> jax.Array:
-    return flat(function(x))
-
-
-def _edges(values: np.ndarray, name: str) -> np.ndarray:
+def _edges(values: np.ndarray) -> np.ndarray:
     """Edges of bins for values at all times, shape `(times, seeds, k)`; shape `(k, bins + 1)`. They lie in the middle between
     two values, so that the points of a lattice lie within bins."""
     values = values.reshape(-1, values.shape[-1])
-    if values.shape[1] > _MOST_NUMBERS:
-        raise ValueError(f"observe[{name!r}] has {values.shape[1]} numbers, of which laws are kept for at most {_MOST_NUMBERS}")
     eps = float(np.finfo(values.dtype).eps)
     return np.stack([_edges_of(column[np.isfinite(column)].astype(float), eps) for column in values.T]).astype(values.dtype)
 
@@ -186,50 +184,40 @@ def _edges_of(values: np.ndarray, eps: float) -> np.ndarray:
     return np.concatenate([points[0] - outwards(below)[::-1], middles, points[-1] + outwards(_BEYOND + missing - below)])
 
 
-def _approach(ts: np.ndarray, edges: np.ndarray, statistics: Any, pairs: int) -> Approach:
-    parts = (statistics.below[..., None], statistics.counts, statistics.above[..., None])
-    without = np.concatenate([np.asarray(part, np.int64)[:, 1:] for part in parts], axis=-1)
-    groups, _, k, _ = without.shape
-    without = without.reshape(groups, pairs, 2, k, -1).sum(axis=2)
-    total = without.sum(axis=0) // (groups - 1)  # each group is missing in one of them
+def _approach(ts: np.ndarray, edges: np.ndarray, counts: np.ndarray) -> Approach:
+    """From counts for each group of seeds, shape `(groups, pairs, k, places)`."""
+    total = counts.sum(axis=0)
+    without = total - counts
     distance = _wasserstein(_differences(total), edges)
     left_out = np.stack([_wasserstein(_differences(part), edges) for part in without])
-    stderr = jackknife_stderr(left_out)
-    chance = _chance(total, total - without, edges)
+    stderr, chance = jackknife_stderr(left_out), _chance(counts, edges)
     times = np.stack([_mixing_times(ts, _differences(part)) for part in (total, *without)])
-    rates = tuple(_rate(ts, distance[:, i], stderr[:, i], left_out[..., i], chance[:, i]) for i in range(k))
+    curves = [MeanCurves(ts, distance[:, i], stderr[:, i], left_out[..., i]) for i in range(len(edges))]
+    rates = tuple(_rate(curve, chance[:, i]) for i, curve in enumerate(curves))
     return Approach(distance, stderr, chance, rates, times[0], jackknife_stderr(times[1:]))
 
 
 def _differences(counts: np.ndarray) -> np.ndarray:
     """Distribution functions at each time less the stationary one, from counts of shape `(pairs, k, places)`."""
-    below = np.cumsum(counts, axis=-1)
-    cdf = below[..., :-1] / below[..., -1:]
-    late = below[len(below) // 2 :].sum(axis=0)
-    return cdf - late[..., :-1] / late[..., -1:]
+    return cumulative(counts) - cumulative(_late(counts, 0))
+
+
+def _late(counts: np.ndarray, axis: int) -> np.ndarray:
+    """The counts of the second half along the axis of pairs."""
+    return np.split(counts, [counts.shape[axis] // 2], axis=axis)[1].sum(axis=axis)
 
 
 def _wasserstein(differences: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.trapezoid(np.abs(differences), edges, axis=-1)
 
 
-def _chance(total: np.ndarray, groups: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """What 95 % of the distances are below that random signs for the groups' contributions make."""
-    half, scale = len(total) // 2, np.sqrt(len(groups) / (len(groups) - 1))
-    share = lambda part, whole: _centred(part, whole) / whole.sum(axis=-1, keepdims=True)
-    late = share(groups[:, half:].sum(axis=1), total[half:].sum(axis=0))
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (_DRAWS, len(groups)))
-    found = []
-    for now, whole in zip(np.moveaxis(groups, 1, 0), total, strict=True):
-        noise = scale * np.einsum("dg,gke->dke", signs, share(now, whole) - late)
-        found.append(np.quantile(_wasserstein(noise, edges), _LEVEL, axis=0))
+def _chance(counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """What 95 % of the distances are below that sampling alone makes, one time after the other: all noise at once is large."""
+    late, found = contributions(_late(counts, 1)), []
+    for now in np.moveaxis(counts, 1, 0):
+        noise = multiplied(np.random.default_rng(0), _DRAWS, contributions(now) - late)
+        found.append(np.quantile(_wasserstein(noise, edges), LEVEL, axis=0))
     return np.stack(found)
-
-
-def _centred(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Cumulated counts of groups less what would be their share of all, shape `(groups, k, edges)`."""
-    below, all_below = np.cumsum(part, axis=-1), np.cumsum(whole, axis=-1)
-    return below[..., :-1] - below[..., -1:] * (all_below[..., :-1] / all_below[..., -1:])
 
 
 def _mixing_times(ts: np.ndarray, differences: np.ndarray) -> np.ndarray:
@@ -248,12 +236,10 @@ def _mixing_times(ts: np.ndarray, differences: np.ndarray) -> np.ndarray:
     return np.asarray(times)
 
 
-def _rate(
-    ts: np.ndarray, distance: np.ndarray, stderr: np.ndarray, without: np.ndarray, chance: np.ndarray
-) -> ConvergenceRate | None:
+def _rate(curve: MeanCurves, chance: np.ndarray) -> ConvergenceRate | None:
+    ts, distance = curve.ts, curve.mean
     begun = np.flatnonzero(distance < _BEGIN * distance[0])
     ended = np.flatnonzero(distance < np.maximum(_END * distance[0], _CLEAR * chance))
     if not begun.size or not ended.size or ended[0] - begun[0] < 3:
         return None
-    window = float(ts[begun[0]]), float(ts[ended[0] - 1])
-    return fit_rate(MeanCurves(ts, distance, stderr, without), 0.0, window)
+    return fit_rate(curve, 0.0, (float(ts[begun[0]]), float(ts[ended[0] - 1])))

@@ -1,22 +1,18 @@
 """`stationary`: the stationary law of a process, estimated over seeds and time."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy  # whose parts load when they are first used
 from jaxtyping import PyTree
 
 from .. import _checks, _random
-from .._traced import shape_of
 from .._tree import drawn, flat, size
 from .._typing import Key
 from ..processes import SDE, Chain, Coupled
-from ..simulation import Ensemble, Histogram, HistogramStatistics, Jackknife, Moments, Samples, simulate
+from ..simulation import Histogram, Jackknife, Moments, Samples, simulate
 from ._control import (
     TRAJECTORY,
     controlled,
@@ -27,14 +23,15 @@ from ._control import (
     plain_observables,
     usable,
 )
-from ._diagnostics import effective_sample_size, r_hat, trendless
+from ._diagnostics import effective_sample_size, r_hat
 from ._divergence import check_seeds_left
-from ._law import BinnedLaw, Bins, bins_for
-from ._statistics import choose_better, extrapolate, extrapolated_stderr, jackknife_stderr, rounding_stderr
+from ._law import BinnedLaw, Bins, bins_for, group_counts, observed
+from ._statistics import extrapolate, extrapolated_stderr
+from ._time_averages import PairedMeans, StationaryErrors, averages, better_of, moment_functions, without_trend
 
-# The largest number of coordinates for which full covariances are recorded, and laws by default; of more, R-hat and effective
-# samples are those of as many, evenly spaced. And the largest number for which variances are.
-_LARGEST_SIZE, _MOST_VARIANCES = 64, 2**14
+# The largest number of coordinates for which R-hat and effective samples are computed, of more those of as many, evenly spaced;
+# and the largest number for which variances are.
+_DIAGNOSED, _MOST_VARIANCES = 64, 2**14
 
 # The largest number of laws, one for each number of an observable, times that of groups: each takes some 54 kB for all times.
 _MOST_NUMBERS = 2**13
@@ -55,18 +52,6 @@ _MIXED = 1.05
 _MANY, _SHARES = 256, (0.5, 4.0)
 
 _NO_LAW = "there is no stationary law to estimate"
-
-# The probability that the verdict finds a trend in one of the curves although there is none.
-_FALSE_ALARMS = 0.003
-
-
-class StationaryErrors(NamedTuple):
-    """Standard errors of the entries of a [`Stationary`][], or the factors by which their variances were reduced."""
-
-    mean: np.ndarray
-    covariance: Any
-    loss: np.ndarray
-    variance: np.ndarray
 
 
 class Stationary(NamedTuple):
@@ -172,22 +157,9 @@ def stationary(
     groups = min(_checks.count("groups", groups, least=2), seeds)
     diagnostic_seeds = min(_checks.count("diagnostic_seeds", diagnostic_seeds, least=2), seeds)
     example = process.problem.validate(drawn(x0, key))
-    d = size(example)
-    if d > _MOST_VARIANCES:
-        raise ValueError(f"stationary keeps variances of at most {_MOST_VARIANCES} coordinates; x0 has {d}")
-    if observe is None:
-        observe = {"x": flat, "loss": process.problem.loss} if d <= _LARGEST_SIZE else {"loss": process.problem.loss}
-    observe = {name: eqx.Partial(_raveled, f) for name, f in _checks.functions("observe", observe, least=0).items()}
-    for name, f in observe.items():
-        try:
-            numbers = math.prod(shape_of(f, example).shape)
-        except Exception:  # whatever goes wrong in a user's function, of which `simulate` tells
-            continue
-        if groups * numbers > _MOST_NUMBERS:
-            raise ValueError(
-                f"observe[{name!r}] has {numbers} numbers: the laws of at most {_MOST_NUMBERS // groups} are kept in "
-                f"groups={groups} groups"
-            )
+    if size(example) > _MOST_VARIANCES:
+        raise ValueError(f"stationary keeps variances of at most {_MOST_VARIANCES} coordinates; x0 has {size(example)}")
+    observe = observed(observe, process.problem.loss, example, _MOST_NUMBERS // groups)
     increments = "gaussian" if observe and isinstance(process, SDE) else None
     companion = couple(process, x0, substeps, increments)
     common: dict[str, Any] = dict(observe=observe, substeps=substeps, increments=increments, progress=progress)
@@ -242,11 +214,6 @@ class _Grid(NamedTuple):
     def start(self) -> int:
         """The first record that counts. With it, an even number of records is left."""
         return self.records // 2 + 1
-
-    def paired(self, curves: np.ndarray, axis: int) -> np.ndarray:
-        """Averages the records that count two by two along the axis of times."""
-        tail = np.moveaxis(curves, axis, 0)[self.start :]
-        return np.moveaxis(tail.reshape(-1, 2, *tail.shape[1:]).mean(axis=1), 0, axis)
 
 
 def _length(companion: Coupled | None, most: int) -> int:
@@ -315,11 +282,7 @@ def _paths(process: Any, x0: Any, grid: _Grid, seeds: int, key: Any, *, observe:
 def _evenly_spaced(x: PyTree) -> jax.Array:
     """The parameters as a vector, or some of many."""
     vector = flat(x)
-    return vector if vector.size <= _LARGEST_SIZE else vector[np.linspace(0, vector.size - 1, _LARGEST_SIZE).astype(int)]
-
-
-def _raveled(function: Callable[[PyTree], Any], x: PyTree) -> jax.Array:
-    return flat(function(x))
+    return vector if vector.size <= _DIAGNOSED else vector[np.linspace(0, vector.size - 1, _DIAGNOSED).astype(int)]
 
 
 def _law_of(name: str) -> str:
@@ -342,7 +305,7 @@ def _estimate(
     increments: str | None,
     progress: bool,
 ) -> Stationary:
-    functions, laws = _functions(process.problem.loss, paths.reference), {_law_of(name): f for name, f in observe.items()}
+    functions, laws = moment_functions(process.problem.loss, paths.reference), {_law_of(name): f for name, f in observe.items()}
     recorded = functions | laws if companion is None else observables(functions) | plain_observables(laws)
     reduce = {name: Jackknife(Histogram(paths.bins[name].edges) if name in laws else Moments(), groups) for name in recorded}
     solver: dict[str, Any] = dict(substeps=substeps, increments=increments) if companion is None else {}
@@ -351,111 +314,23 @@ def _estimate(
         observe=recorded, reduce=reduce, progress=progress, **solver,
     )  # fmt: skip
     check_seeds_left(run, _NO_LAW)
-    crude = {n: _Curves.of(run, n, grid, 0.0) for n in functions}
+    crude = {n: PairedMeans.of(run[n], grid.start, 0.0) for n in functions}
     fine = crude
     if companion is not None:
         trajectory = np.asarray(run[TRAJECTORY].total.mean, float)
         known = expected_controls(functions, linear_noise_law(companion, grid.steps, run.steps), trajectory)
-        fine = {n: _Curves.of(run, controlled(n), grid, known[n]) for n in functions}
+        fine = {n: PairedMeans.of(run[controlled(n)], grid.start, known[n]) for n in functions}
         for name, curves in fine.items():
             if not usable(run[controlled(name)].total, seeds)[grid.start :].all() or not curves.finite:
                 fine[name] = crude[name]
     reference, dtype = np.asarray(paths.reference, float), paths.reference.dtype
-    values, errors, factors = _select(*(_averages(c, reference, dtype) for c in (crude, fine)))
+    values, errors, factors = better_of(*(averages(c, reference, dtype) for c in (crude, fine)))
     ts = np.asarray(run.ts, float)
-    settled = not run.diverged[-1] and paths.mixed and _without_trend(fine)
-    kept = {name: paths.bins[_law_of(name)].law(_counts(run[_law_of(name)].left_out, grid)) for name in observe}
+    settled = not run.diverged[-1] and paths.mixed and without_trend(fine)
+    counts = {name: group_counts(run[_law_of(name)])[:, grid.start :].sum(axis=1) for name in observe}
+    kept = {name: paths.bins[_law_of(name)].law(counts[name]) for name in observe}
     return Stationary(
         **values._asdict(), stderr=errors, reduction=factors, effective_samples=paths.effective * seeds, r_hat=paths.r_hat,
         settled=settled, burn_in=float(ts[grid.start]), ts=ts, samples=paths.samples, diverged=int(run.diverged[-1]),
         seeds=seeds, steps=grid.steps, laws=kept,
     )  # fmt: skip
-
-
-def _counts(statistics: HistogramStatistics, grid: _Grid) -> np.ndarray:
-    """The counts below, in and above the bins over the records that count, without each group."""
-    parts = (statistics.below[..., None], statistics.counts, statistics.above[..., None])
-    return np.concatenate([np.sum(part[:, grid.start :], axis=1, dtype=np.int64) for part in map(np.asarray, parts)], axis=-1)
-
-
-def _functions(loss: Callable, reference: jax.Array) -> dict[str, Callable[[PyTree], jax.Array]]:
-    second = _products if reference.size <= _LARGEST_SIZE else _squares
-    return {"mean": eqx.Partial(_offset, reference), "second": eqx.Partial(second, reference), "loss": loss}
-
-
-def _offset(reference: jax.Array, x: PyTree) -> jax.Array:
-    return flat(x) - reference.astype(flat(x).dtype)
-
-
-def _products(reference: jax.Array, x: PyTree) -> jax.Array:
-    offset = _offset(reference, x)
-    return jnp.outer(offset, offset)
-
-
-def _squares(reference: jax.Array, x: PyTree) -> jax.Array:
-    return _offset(reference, x) ** 2
-
-
-class _Curves(NamedTuple):
-    """The mean of an observable in pairs of records: over all seeds `(pairs, k)`, without each group `(groups, pairs, k)`, and
-    the standard errors of records `(pairs, k)`."""
-
-    total: np.ndarray
-    without: np.ndarray
-    stderr: np.ndarray
-
-    @staticmethod
-    def of(run: Ensemble, name: str, grid: _Grid, known: Any) -> "_Curves":
-        statistics = run[name]
-
-        def curve(moments: Any) -> np.ndarray:
-            mean = np.asarray(moments.mean, float)
-            return grid.paired(mean.reshape(*moments.count.shape, -1) + known, axis=moments.count.ndim - 1)
-
-        stderr = np.asarray(statistics.total.stderr, float).reshape(len(run.ts), -1)
-        return _Curves(curve(statistics.total), curve(statistics.left_out), grid.paired(stderr, axis=0))
-
-    @property
-    def finite(self) -> bool:
-        """Whether the means are finite."""
-        return bool(np.all(np.isfinite(self.total)))
-
-
-def _without_trend(curves: Mapping[str, _Curves]) -> bool:
-    """Tells whether no curve shows a trend. The limit grows with the number of curves, as chance then makes larger trends."""
-    groups, count = next(iter(curves.values())).without.shape[0], sum(c.total.shape[1] for c in curves.values())
-    limit = float(scipy.special.stdtrit(groups - 1, 1 - _FALSE_ALARMS / (2 * count)))
-    return all(
-        trendless(c.total[:, i], c.stderr[:, i], c.without[..., i], limit)
-        for c in curves.values()
-        for i in range(c.total.shape[1])
-    )
-
-
-def _averages(curves: Mapping[str, _Curves], reference: np.ndarray, dtype: Any) -> tuple[Any, Any]:
-    """Averages mean, covariance and loss over time. Standard errors are those of the jackknife and a few roundings."""
-    d = reference.size
-
-    def quantities(pick: Callable[[_Curves], np.ndarray]) -> StationaryErrors:
-        mean, second, loss = (pick(curves[n]).mean(axis=-2) for n in ("mean", "second", "loss"))
-        covariance = None
-        if d <= _LARGEST_SIZE:
-            covariance = second.reshape(*second.shape[:-1], d, d) - mean[..., :, None] * mean[..., None, :]
-        variance = second - mean**2 if covariance is None else np.diagonal(covariance, axis1=-2, axis2=-1)
-        return StationaryErrors(mean + reference, covariance, loss[..., 0], variance)
-
-    def error(value: Any, parts: Any) -> Any:
-        return None if value is None else np.hypot(jackknife_stderr(parts), rounding_stderr(value, dtype))
-
-    values, parts = quantities(lambda c: c.total), quantities(lambda c: c.without)
-    return values, StationaryErrors(*map(error, values, parts))
-
-
-def _select(plain: tuple[Any, Any], best: tuple[Any, Any]) -> tuple[Any, Any, Any]:
-    """Takes, entry by entry, the plain estimate or the controlled one, with its standard error and the reduction."""
-    columns = zip(plain[0], plain[1], best[0], best[1], strict=True)
-    chosen: list[tuple[Any, Any, Any]] = [
-        (None, None, None) if column[0] is None else choose_better(*column) for column in columns
-    ]
-    values, errors, factors = (StationaryErrors(*entries) for entries in zip(*chosen, strict=True))
-    return values, errors, factors

@@ -11,6 +11,7 @@ import numpy as np
 from .._extras import require
 from .._write import write_netcdf
 from ..estimation import Comparison, Curves, Estimate, Row, Side
+from ._style import OPTIMIZER, SDE
 from ._table import WIDTH, text_table
 
 _HEADER = ("quantity", "optimizer", "SDE", "off %", "/s.e.", "theory", "off %", "/s.e.")
@@ -54,8 +55,8 @@ def plot(comparison: Comparison, ax: Any = None) -> Any:
         ax = figure(figsize=(8, 5), layout="constrained").subplots()
     ts, lowest = comparison.ts, np.inf
     for name, side, color, style in (
-        ("optimizer", comparison.optimizer, "C0", "-"),
-        ("SDE", comparison.sde, "C1", "--"),
+        ("optimizer", comparison.optimizer, OPTIMIZER, "-"),
+        ("SDE", comparison.sde, SDE, "--"),
     ):
         if side is None:
             continue

@@ -10,6 +10,7 @@ from .._extras import require
 from .._write import write_netcdf
 from ..estimation import BinnedLaw, Distance, Stationary
 from ..theory import Density, LatticeLaw
+from ._style import COLORS
 from ._table import text_table
 
 _PROBABILITIES = (0.001, 0.05, 0.5, 0.95, 0.999)
@@ -21,8 +22,6 @@ _LEGEND = (
 
 # Tails are shown on a scale of their own where they are so many times as wide as the middle half of the law.
 _HEAVY = 30
-
-_STYLES = {"optimizer": ("C0", "-"), "SDE": ("C1", "--")}
 
 
 def laws_table(laws: Mapping[str, Stationary], exact: Mapping[str, Any] | None = None) -> str:
@@ -140,16 +139,15 @@ def _draw(ax: Any, parts: Mapping[str, BinnedLaw], exact: Mapping[str, Any], pla
     low, high = _range(parts.values(), place, tails)
     shown = []
     for i, (name, law) in enumerate(parts.items()):
-        color, style = _STYLES.get(name, (f"C{i}", "-"))
+        color, style = COLORS.get(name, f"C{i}"), "--" if name == "SDE" else "-"
         edges, density = law.edges[place], law.density[place]
         ax.stairs(density, edges, color=color, linestyle=style, lw=1.5, label=f"{name}, simulated")
         inside = (edges[1:] > low) & (edges[:-1] < high) & (density > 0)
         shown.append(density[inside])
     for name, law in exact.items():
-        color, _ = _STYLES.get(name, ("k", "-"))
         points, density = _points(law)
         if isinstance(law, LatticeLaw):
-            ax.plot(points, density, "o", color=color, ms=3.5, mfc="none", label=f"{name}, exact")
+            ax.plot(points, density, "o", color=COLORS.get(name, "k"), ms=3.5, mfc="none", label=f"{name}, exact")
         else:
             ax.plot(points, density, ":", color="k", lw=1.5, label=f"{name}, exact")
     if tails:

@@ -7,8 +7,7 @@ import numpy as np
 
 from .._extras import require
 from ..estimation import Mixing
-
-_COLORS = {"optimizer": "C0", "SDE": "C1"}
+from ._style import COLORS
 
 
 def plot_mixing(found: Mapping[str, Mixing], observable: str = "x", *, coordinate: int = 0, ax: Any = None) -> Any:
@@ -24,7 +23,7 @@ def plot_mixing(found: Mapping[str, Mixing], observable: str = "x", *, coordinat
         figure = require("matplotlib.figure", extra="plots", purpose="plotting").Figure
         ax = figure(figsize=(8, 5), layout="constrained").subplots()
     for i, (name, mixing) in enumerate(found.items()):
-        law, color = mixing.laws[observable], _COLORS.get(name, f"C{i}")
+        law, color = mixing.laws[observable], COLORS.get(name, f"C{i}")
         distance, stderr, chance = (values[:, coordinate] for values in (law.distance, law.stderr, law.chance))
         rate, time = law.rates[coordinate], law.mixing_time[coordinate]
         label = name if rate is None else f"{name}, falls at {rate.rate:.3g} ± {rate.stderr:.1g}"

@@ -154,3 +154,12 @@ def test_what_is_no_hessian_is_an_error_that_says_why(hessian, message, parsed):
     arguments = parsed("stationary", "sgd", "--hessian", hessian)
     with pytest.raises(ValueError, match=message):
         arguments.build()
+
+
+def test_the_exact_law_beside_an_sde_is_that_of_its_model():
+    problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    full, ode = (_commands._stationary._exact(js.SGD(0.1), problem, model, 0.0) for model in (None, "ode"))
+    assert "SDE" in full and "SDE" not in ode  # which has no density
+    second = _commands._stationary._exact(js.SGD(0.5), problem, "second-order", 0.0)["SDE"]
+    assert second.variance == pytest.approx(js.theory.density(js.SGD(0.5).sde(problem, "second-order")).variance)
+    assert second.variance != pytest.approx(js.theory.density(js.SGD(0.5).sde(problem)).variance, rel=0.05)

@@ -135,5 +135,5 @@ def test_edges_increase_whatever_the_values_are():
     random = np.random.default_rng(0)
     for values in (random.normal(size=999), np.zeros(9), np.full(5, 7.0), 1e5 + 1e-3 * random.normal(size=99), [np.nan],
                    random.standard_cauchy(9999), np.arange(5.0), 1e-30 * random.normal(size=99)):  # fmt: skip
-        edges = _edges(np.asarray(values, np.float32)[None, :, None], "x")
+        edges = _edges(np.asarray(values, np.float32)[None, :, None])
         assert edges.shape == (1, 269) and np.all(np.diff(edges) > 0) and np.all(np.isfinite(edges))
