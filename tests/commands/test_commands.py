@@ -157,9 +157,8 @@ def test_what_is_no_hessian_is_an_error_that_says_why(hessian, message, parsed):
 
 
 def test_the_exact_law_beside_an_sde_is_that_of_its_model():
-    problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
-    full, ode = (_commands._stationary._exact(js.SGD(0.1), problem, model, 0.0) for model in (None, "ode"))
-    assert "SDE" in full and "SDE" not in ode  # which has no density
-    second = _commands._stationary._exact(js.SGD(0.5), problem, "second-order", 0.0)["SDE"]
-    assert second.variance == pytest.approx(js.theory.density(js.SGD(0.5).sde(problem, "second-order")).variance)
-    assert second.variance != pytest.approx(js.theory.density(js.SGD(0.5).sde(problem)).variance, rel=0.05)
+    problem, opt = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0)), js.SignSGD(0.5)
+    exact = {model: _commands._stationary._exact(opt, problem, model, 0.0) for model in (None, "phase-3", "ode")}
+    assert exact[None]["SDE"].variance == pytest.approx(0.2967, rel=1e-3)
+    assert exact["phase-3"]["SDE"].variance == pytest.approx(0.2612, rel=1e-3)
+    assert set(exact["ode"]) == {"optimizer"}  # an ODE has no density
