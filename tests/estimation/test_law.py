@@ -8,6 +8,7 @@ import scipy.stats
 
 import jaxsde as js
 from jaxsde.estimation._law import bins_for
+from jaxsde.estimation._time_averages import PairedMeans, averages
 
 KEY = jax.random.key(0)
 ONE = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
@@ -54,6 +55,10 @@ def test_distances_are_scipys():
     values = _normal(2, 50_000, 1)
     law, exact = _binned(values, bins_for(values[:4000])), scipy.stats.norm(0.05, 1.1)
     assert law.kolmogorov(exact.cdf).value == pytest.approx(scipy.stats.kstest(values[:, 0], exact.cdf).statistic, rel=0.03)
+    other_side = scipy.stats.norm(-0.05, 1.1)
+    assert law.kolmogorov(other_side.cdf).value == pytest.approx(
+        scipy.stats.kstest(values[:, 0], other_side.cdf).statistic, rel=0.03
+    )
     points = exact.ppf((np.arange(200_000) + 0.5) / 200_000)
     assert law.wasserstein(exact.cdf).value == pytest.approx(scipy.stats.wasserstein_distance(values[:, 0], points), rel=0.01)
     other = _binned(_normal(3, 50_000, 1) * 1.2, bins_for(_normal(4, 4000, 1)))
@@ -194,6 +199,32 @@ def test_sign_sgds_laws_are_the_exact_ones(noise):
     law = _law(sde, substeps=4).laws["x"]
     distance = law.kolmogorov(js.theory.density(sde))
     assert distance.value < 1.3 * distance.chance + 0.005 < 0.03
+
+
+def test_the_law_of_an_sde_is_pooled_from_runs_with_gaussian_increments():
+    """Those of `simulate` with the same key, beside whose seeds the linear companion runs."""
+    sde = js.SignSGD(0.3).sde(ONE)
+    law = _law(sde, seeds=300, steps=64, substeps=1, observe={"x": lambda x: x})
+    records, edges = len(law.ts) - 1, law.laws["x"].edges
+    run = js.simulate(
+        sde, jnp.zeros(1), steps=law.steps, every=law.steps // records, seeds=300, key=KEY, increments="gaussian",
+        reduce={"x": js.Histogram(edges)}, progress=False,
+    )["x"]  # fmt: skip
+    late = np.asarray(run.counts)[np.asarray(run.ts) >= law.burn_in].sum(axis=0)
+    assert np.abs(law.laws["x"].counts - late).sum() <= 4  # values that another program rounds across an edge
+    assert late.sum() > 300 * records * 0.4
+
+
+def test_variances_are_about_the_mean_and_not_about_the_reference():
+    curves = {
+        "mean": PairedMeans(np.full((4, 65), 0.5), np.full((8, 4, 65), 0.5), np.ones((4, 65))),
+        "second": PairedMeans(np.full((4, 65), 1.25), np.full((8, 4, 65), 1.25), np.ones((4, 65))),
+        "loss": PairedMeans(np.ones((4, 1)), np.ones((8, 4, 1)), np.ones((4, 1))),
+    }
+    values, errors = averages(curves, np.full(65, 10.0), np.float32)
+    assert values.covariance is None and errors.covariance is None
+    np.testing.assert_allclose(values.variance, 1.0)
+    np.testing.assert_allclose(values.mean, 10.5)
 
 
 def test_observables_and_their_names_are_the_users():
