@@ -1,9 +1,9 @@
 """Numbers of seeds in bins: whole numbers, so that merging rounds nothing."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._reducers import AbstractSummary
 
@@ -26,6 +26,12 @@ def counted(places: Int[Array, "seeds k"], keep: Bool[Array, " seeds"], size: in
     """How many of the seeds that are kept have each of the places 0, ..., size - 1, for each coordinate."""
     coordinates = jnp.arange(places.shape[1])[None]
     return jnp.zeros((places.shape[1], size), jnp.int32).at[coordinates, places].add(keep[:, None].astype(jnp.int32))
+
+
+def shares(counts: Int[Array, "*some places"], seeds: Int[Array, "*fewer"], dtype: Any) -> Float[Array, "*some places"]:
+    """Counts over the number of `seeds`, whose axes are the first ones of theirs; nan without seeds."""
+    whole = seeds.reshape(seeds.shape + (1,) * (counts.ndim - seeds.ndim))
+    return counts.astype(dtype) / whole.astype(dtype)
 
 
 def seeds_in(counts: Int[Array, "*n k places"]) -> Int[Array, "*n"]:

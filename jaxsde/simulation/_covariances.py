@@ -76,7 +76,7 @@ class Covariances(AbstractSummary):
         pairs = jnp.stack([jnp.broadcast_to(records[:, :1], then.shape), then], axis=2)  # seeds, lags, 2, k
         kept = keep[:, None] & jnp.all(jnp.isfinite(then), axis=2)
         count = jnp.sum(kept, axis=0, dtype=jnp.int32)
-        wanted, weight = kept[:, :, None, None], 1 / jnp.maximum(count, 1).astype(values.dtype)[:, None, None]
+        wanted, weight = kept[:, :, None, None], 1 / jnp.maximum(count, 1).astype(values.dtype)[None, :, None, None]
         mean = jnp.sum(jnp.where(wanted, weight * pairs, 0), axis=0)
         deviations = jnp.where(wanted, pairs - mean[None], 0)
         squares, products = jnp.sum(deviations**2, axis=0), jnp.sum(deviations[:, :, 0] * deviations[:, :, 1], axis=0)

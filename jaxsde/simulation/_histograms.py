@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import _checks
 from .._missing import missing_allowed
-from ._counts import AbstractCounts, counted, seeds_in
+from ._counts import AbstractCounts, counted, seeds_in, shares
 from ._reducers import AbstractStatistics, unravel
 
 
@@ -91,7 +91,7 @@ def _places(edges: Float[Array, "k edges"], values: Float[Array, "seeds k"]) -> 
     """0 below the first edge, then the number of the bin from 1 on, one more than there are bins above the last edge."""
     one = lambda edges, column: jnp.searchsorted(edges, column, side="right")
     places = jax.vmap(one, (0, 1), 1)(edges, values)
-    return jnp.where(values == edges[:, -1], edges.shape[1] - 1, places).astype(jnp.int32)
+    return jnp.where(values == edges[None, :, -1], edges.shape[1] - 1, places).astype(jnp.int32)
 
 
 class HistogramStatistics(AbstractStatistics):
@@ -136,16 +136,16 @@ class HistogramStatistics(AbstractStatistics):
     @property
     def stderr(self) -> PyTree[Float[Array, "..."]]:
         """The standard error of the density, of a binomial law."""
-        shares, count = self._shares, self.count[..., None, None]
+        part, count = self._shares, self.count[..., None, None].astype(self.ts.dtype)
         with missing_allowed():
-            return self._shaped(jnp.sqrt(shares * (1 - shares) / count) / self._widths)
+            return self._shaped(jnp.sqrt(part * (1 - part) / count) / self._widths)
 
     @property
     def cdf(self) -> PyTree[Float[Array, "..."]]:
         """The share of the seeds below each edge; at the last one, not above it."""
         with missing_allowed():
             below = jnp.cumsum(self._counts, axis=-1)[..., :-1]
-            return self._shaped(below / self.count[..., None, None].astype(self.ts.dtype))
+            return self._shaped(shares(below, self.count, self.ts.dtype))
 
     @property
     def centres(self) -> Float[Array, "..."]:
@@ -154,11 +154,12 @@ class HistogramStatistics(AbstractStatistics):
 
     @property
     def _shares(self) -> Float[Array, "*groups n k bins"]:
-        return self._counts[..., 1:-1] / self.count[..., None, None].astype(self.ts.dtype)
+        return shares(self._counts[..., 1:-1], self.count, self.ts.dtype)
 
     @property
-    def _widths(self) -> Float[Array, "k bins"]:
-        return jnp.diff(self.edges, axis=-1).reshape(-1, self.edges.shape[-1] - 1)
+    def _widths(self) -> Float[Array, "*ones k bins"]:
+        widths = jnp.diff(self.edges, axis=-1).reshape(-1, self.edges.shape[-1] - 1)
+        return jnp.expand_dims(widths, tuple(range(self._counts.ndim - 2)))
 
     def _shaped(self, values: Array) -> PyTree:
         """`values`, whose last axes are those of raveled coordinates and of bins, with the observable's own axes before the
@@ -246,6 +247,6 @@ class JointHistogramStatistics(AbstractStatistics):
     @property
     def density(self) -> Float[Array, "*groups n pairs bins others"]:
         """The density over each bin: the share of the seeds that lie in it, divided by its area. nan where there is no seed."""
-        area = jnp.diff(self.first_edges)[:, None] * jnp.diff(self.second_edges)
+        area = jnp.outer(jnp.diff(self.first_edges), jnp.diff(self.second_edges))
         with missing_allowed():
-            return self.counts / self.count[..., None, None, None].astype(self.ts.dtype) / area
+            return shares(self.counts, self.count, self.ts.dtype) / jnp.expand_dims(area, tuple(range(self.counts.ndim - 2)))

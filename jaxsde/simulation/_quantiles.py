@@ -156,9 +156,10 @@ class QuantileStatistics(AbstractStatistics):
         """The standard errors of the quantiles: half the distance of those whose ranks are one standard error away
         (woodruff1952). Within a bucket it is zero."""
         count = jnp.maximum(self.count, 1).astype(self.ts.dtype)[..., None]
-        apart = jnp.sqrt(self.q * self._rest / count)
+        q, rest = (jnp.broadcast_to(share, (*self.count.shape, share.size)) for share in (self.q, self._rest))
+        apart = jnp.sqrt(q * rest / count)
         within = lambda share: jnp.clip(share, 0, 1)
-        low, high = (self._at(within(self.q + side), within(self._rest - side)) for side in (-apart, apart))
+        low, high = (self._at(within(q + side), within(rest - side)) for side in (-apart, apart))
         with missing_allowed():
             return unravel(jnp.where(high == low, jnp.where(jnp.isnan(low), low, 0), (high - low) / 2), self._shape)
 
@@ -173,10 +174,13 @@ class QuantileStatistics(AbstractStatistics):
     def _at(self, q: Float[Array, "*some m"], rest: Float[Array, "*some m"]) -> Float[Array, "*groups n m k"]:
         """The least values that a share `q` of the seeds does not exceed, and the share `rest` may."""
         below, count = jnp.cumsum(self._counts, axis=-1), self.count[..., None]
+        q, rest = (jnp.broadcast_to(share, (*self.count.shape, share.shape[-1])) for share in (q, rest))
         # 0.7 of 10 seeds is the seventh, however 0.7 is rounded. Few seeds on one side are counted from there.
         least = 1 - 4 * jnp.finfo(q.dtype).eps
         ranks = jnp.where(
-            q < rest, jnp.ceil(q * count * least).astype(jnp.int32), count - jnp.floor(rest * count / least).astype(jnp.int32)
+            q < rest,
+            jnp.ceil(q * count.astype(q.dtype) * least).astype(jnp.int32),
+            count - jnp.floor(rest * count.astype(q.dtype) / least).astype(jnp.int32),
         )
         ranks = jnp.clip(ranks, 1, jnp.maximum(count, 1))
         find = jax.vmap(lambda cells, r: jnp.searchsorted(cells, r, side="left"), (0, None), 1)

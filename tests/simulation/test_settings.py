@@ -39,6 +39,30 @@ def _reduced():
     return samples, parts.total.covariance, parts.left_out.stderr, parts.without[0].mean
 
 
+def _counted():
+    edges = jnp.linspace(-2.0, 2.0, 5)
+    counts = js.Several(
+        bins=js.Jackknife(js.Histogram(edges), 2),
+        own=js.Histogram(jnp.stack([edges, 2 * edges])),
+        pairs=js.JointHistogram(edges, [(0, 1)]),
+        quantiles=js.Quantiles([0.1, 0.5]),
+        lags=js.Covariances([0, 1]),
+    )
+    parts = _run(js.SGD(0.1).chain(PROBLEM), reduce={"x": counts})["x"]
+    bins, own, pairs, quantiles, lags = (parts[name] for name in ("bins", "own", "pairs", "quantiles", "lags"))
+    of_bins = bins.total.counts, bins.left_out.density, own.density, own.stderr, own.cdf, pairs.counts, pairs.density
+    return of_bins, quantiles.quantiles, quantiles.stderr, lags.covariance, lags.correlation
+
+
+def _mixing():
+    way = js.mixing(js.SGD(0.5).chain(PROBLEM), X0, key=KEY, seeds=40, steps=256, progress=False)
+    return way.laws["loss"].distance
+
+
+def _derived():
+    return _mean(js.Optax(optax.sgd, 0.1).sde(PROBLEM))
+
+
 def _rate():
     curves = _run(js.SGD(0.1).chain(PROBLEM), steps=40, every=1, reduce=js.Jackknife(js.Moments(), 4))["loss"]
     return js.convergence_rate(curves, floor=0.0, window=(0.0, 2.0)).rate
@@ -119,6 +143,9 @@ ALL = QUICK | {
     "a sampler": lambda: _mean(js.SGD(0.1).chain(PROBLEM), lambda key: jax.random.normal(key, (2,))),
     "truths": lambda: _run(js.SGD(0.1).chain(PROBLEM), observe={"n": lambda x: jnp.sum(x > 0)})["n"].mean,
     "reducers": _reduced,
+    "counts": _counted,
+    "mixing": _mixing,
+    "a derived SDE": _derived,
     "laws": _every_law,
     "networks": _networks,
     "stationary": lambda: js.stationary(js.SGD(0.5).chain(PROBLEM), X0, key=KEY, seeds=16, steps=16, progress=False).covariance,
@@ -145,7 +172,7 @@ ALL = QUICK | {
 
 
 # These compile for many seconds each.
-SLOW = {"networks", "weak_error", "compare", "laws", "stationary", "stationary, batches", "expectations", "reducers"}
+SLOW = {"networks", "weak_error", "compare", "laws", "stationary", "stationary, batches", "expectations", "reducers", "mixing"}
 
 
 @contextlib.contextmanager
