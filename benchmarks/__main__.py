@@ -4,12 +4,13 @@ import argparse
 import time
 from pathlib import Path
 
-from . import chains, derivation, devices, memory, networks, sde, startup, sweeps
+from . import accuracy, chains, derivation, devices, memory, networks, sde, startup, sweeps
 from ._report import claims_table, environment, save
 from ._setting import Setting
 
 BENCHMARKS = {
     "startup": startup.run,
+    "accuracy": accuracy.run,
     "sde": sde.run,
     "chains": chains.run,
     "derivation": derivation.run,

@@ -26,6 +26,7 @@ from .estimation import (
     convergence_rate as convergence_rate,
     expectations as expectations,
     mixing as mixing,
+    multilevel as multilevel,
     noise_report as noise_report,
     stationary as stationary,
     weak_error as weak_error,

@@ -116,17 +116,21 @@ def expectations(
     if companion is None:
         common |= dict(substeps=substeps, increments=increments)
         run = simulate(process, x0, observe={n: eqx.Partial(raveled, f) for n, f in functions.items()}, **common)
-        values = {n: _plain(run[n]) for n in functions}
+        values = {n: plain(run[n]) for n in functions}
     else:
         run = simulate(companion, x0, observe=observables(functions), **common)
         law = linear_noise_law(companion, steps, run.steps)
         known = expected_controls(functions, law, np.asarray(run[TRAJECTORY].mean, float))
-        values = {n: _controlled(run[n], run[controlled(n)], known[n], seeds) for n in functions}
+        values = {n: with_control(run[n], run[controlled(n)], known[n], seeds) for n in functions}
     example = drawn(x0, key)
-    for name, function in functions.items():
-        if getattr(jax.eval_shape(function, example), "shape", None) == ():
-            values[name] = Expectation(*(v[:, 0] for v in values[name]))
+    values = {name: shaped(function, example, values[name]) for name, function in functions.items()}
     return Expectations(np.asarray(run.ts, float), np.asarray(run.steps), np.asarray(run.diverged), values)
+
+
+def shaped(function: Any, example: PyTree, value: Expectation) -> Expectation:
+    """The expectation of a raveled value, without its last axis where the function's value is a scalar."""
+    scalar = getattr(jax.eval_shape(function, example), "shape", None) == ()
+    return Expectation(*(entry[:, 0] for entry in value)) if scalar else value
 
 
 def couple(process: Chain | SDE, x0: Any, substeps: int = 1, increments: Any = None) -> Coupled | None:
@@ -209,13 +213,13 @@ def _law(companion: LinearNoiseApproximation, h: Array, records: int, stop: Arra
 
 def observables(functions: Functions) -> dict[str, Callable[[CoupledPosition], Array]]:
     """What to record for `functions`: their values, their values minus the control, and the companion's own trajectory."""
-    fine = {controlled(name): eqx.Partial(_remainder, f) for name, f in functions.items()}
-    return plain_observables(functions) | fine | {TRAJECTORY: _trajectory}
+    fine = {controlled(name): eqx.Partial(remainder, f) for name, f in functions.items()}
+    return plain_observables(functions) | fine | {TRAJECTORY: trajectory_of}
 
 
 def plain_observables(functions: Functions) -> dict[str, Callable[[CoupledPosition], Array]]:
     """What to record for the values of `functions` alone."""
-    return {name: eqx.Partial(_value, f) for name, f in functions.items()}
+    return {name: eqx.Partial(value_of, f) for name, f in functions.items()}
 
 
 def controlled(name: str) -> str:
@@ -242,7 +246,7 @@ def _half_traces_in_double(function: Any, law: LinearNoiseLaw) -> np.ndarray:
         # What a function holds in float32 meets the law in float64.
         with usual_promotion():
             with double_precision():
-                function = traced(function, jax.tree.map(lambda leaf: converted(leaf[0]), law.mean))
+                function = traced(converted(function), jax.tree.map(lambda leaf: converted(leaf[0]), law.mean))
             return in_double(_half_traces, function)(law)
     except TypeError:  # a function that insists on float32 has no control, as a loss has none
         return np.array(np.nan)
@@ -262,11 +266,11 @@ def _half_traces(function: Any, law: LinearNoiseLaw) -> Array:
     return jax.vmap(one)(law.mean, law.covariance)
 
 
-def _value(function: Any, seen: CoupledPosition) -> Array:
+def value_of(function: Any, seen: CoupledPosition) -> Array:
     return raveled(function, seen.x)
 
 
-def _remainder(function: Any, seen: CoupledPosition) -> Array:
+def remainder(function: Any, seen: CoupledPosition) -> Array:
     """g(x) minus the second-order Taylor polynomial of g about the mean at the deviation, without its constant term."""
 
     def slope(mean: PyTree) -> PyTree:
@@ -277,7 +281,7 @@ def _remainder(function: Any, seen: CoupledPosition) -> Array:
     return raveled(function, seen.x) - (flat(first) + 0.5 * flat(second))
 
 
-def _trajectory(seen: CoupledPosition) -> Array:
+def trajectory_of(seen: CoupledPosition) -> Array:
     return flat(seen.mean)
 
 
@@ -286,15 +290,16 @@ def raveled(function: Any, x: PyTree) -> Array:
     return flat(function(x))
 
 
-def _plain(statistics: Any) -> Expectation:
+def plain(statistics: Any) -> Expectation:
     mean, stderr = (np.asarray(a, float) for a in (statistics.mean, statistics.stderr))
     return Expectation(mean, np.hypot(stderr, rounding_stderr(mean, statistics.mean.dtype)), np.ones_like(mean))
 
 
-def _controlled(plain: Any, fine: Any, known: np.ndarray, seeds: int) -> Expectation:
-    crude = _plain(plain)
+def with_control(statistics: Any, fine: Any, known: np.ndarray, seeds: int) -> Expectation:
+    """The mean of values, or of those less a control with its `known` expectation added, whichever has less noise."""
+    crude = plain(statistics)
     mean = np.asarray(fine.mean, float) + known
-    stderr = np.hypot(np.asarray(fine.stderr, float), rounding_stderr(mean, plain.mean.dtype))
+    stderr = np.hypot(np.asarray(fine.stderr, float), rounding_stderr(mean, statistics.mean.dtype))
     return Expectation(*choose_better(crude.mean, crude.stderr, mean, stderr, usable(fine, seeds)[:, None]))
 
 

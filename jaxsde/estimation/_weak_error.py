@@ -18,7 +18,8 @@ from ..problems import Problem
 from ..processes import SDE
 from ._control import Expectation, couple, expectations, linear_noise_law
 from ._divergence import divergence
-from ._statistics import extrapolate, extrapolated_stderr
+from ._levels import two_levels
+from ._statistics import extrapolate
 
 _NORMAL_QUANTILE = 1.96
 # The powers that a fit chooses from.
@@ -53,7 +54,7 @@ class FunctionError(NamedTuple):
     """`sde` minus `optimizer`: the error of the model."""
     modelling_stderr: np.ndarray
     discretisation: np.ndarray
-    """The solver's error with `substeps` steps per optimizer step."""
+    """The solver's error with `substeps` steps per optimizer step, to first order, for three-point increments."""
     discretisation_stderr: np.ndarray
     ode: np.ndarray | None
     """$g$ along the SDE's drift alone, minus `optimizer`; None where the start is random."""
@@ -98,8 +99,9 @@ def weak_error(
 
     An SDE is a weak approximation of order $p$ if $|E\\,g(x_k) - E\\,g(X_{k\\eta})| \\le C \\eta^p$ for smooth $g$. As
     $\\eta$ changes, adaptive methods keep $\\rho = (1 - \\beta) / \\eta$, and so their time scales. Richardson's
-    extrapolation, $2 E\\,g(X^{h/2}) - E\\,g(X^h)$ (talay1990), takes out the error of the solver, and control
-    variates take out most of the sampling noise, as in [`expectations`][].
+    extrapolation, $2 E\\,g(X^{h/2}) - E\\,g(X^h)$ (talay1990), takes out the error of the solver. Both steps see the same
+    noise (giles2008), three-point increments, and control variates take out most of what is left of it, as in
+    [`expectations`][].
 
     The order alone proves nothing about the noise: the plain ODE, whose error is given as well, is also of order 1.
     Models differ in the constants.
@@ -164,22 +166,19 @@ def weak_error(
     for i, (count, other, sde) in enumerate(zip(steps, scaled, sdes, strict=True)):
         common: dict[str, Any] = dict(steps=count, seeds=seeds, progress=progress)
 
-        def run(process: Any, stream: int, i: int = i, common: Any = common, **kw: Any) -> Any:
-            return expectations(process, x0, functions, key=jax.random.fold_in(key, 3 * i + stream), **common, **kw)
-
-        discrete = run(other.chain(problem), 0)
-        coarse, fine = run(sde, 1, substeps=substeps), run(sde, 2, substeps=2 * substeps)
-        for name, side in (("optimizer", discrete), ("SDE", coarse), ("SDE", fine)):
+        discrete = expectations(other.chain(problem), x0, functions, key=jax.random.fold_in(key, 2 * i), **common)
+        levels = two_levels(sde, x0, functions, key=jax.random.fold_in(key, 2 * i + 1), substeps=2 * substeps, **common)
+        for name, side in (("optimizer", discrete), ("SDE", levels)):
             if side.diverged[-1] > seeds - 2:
                 lost = divergence(side.diverged, seeds, side.ts)
                 raise ValueError(f"at the learning rate {rates[i]:g} {lost} of the {name}: there is no expectation to compare")
-        sides.append((discrete, coarse, fine, _ode(sde, x0, count, substeps, functions)))
+        sides.append((discrete, levels, _ode(sde, x0, count, substeps, functions)))
     for name in functions:
-        if not all(np.isfinite(side[name].mean[-1]) for of_rate in sides for side in of_rate[:3]):
+        if not all(np.isfinite([at[name].mean[-1], levels[name].extrapolated.mean[-1]]).all() for at, levels, _ in sides):
             raise ValueError(f"test_functions[{name!r}] is not finite for any seed at the end of a run: it has no expectation")
     errors = {name: _function_error(name, rates, sides) for name in functions}
     title = f"{opt.called} on {type(problem.loss).__name__} with {type(problem.noise).__name__} noise, {model}"
-    lost = sum(int(e.diverged[-1]) for side in sides for e in side[:3])
+    lost = sum(int(e.diverged[-1]) for side in sides for e in side[:2])
     return WeakError(title, float(T), rates, substeps, seeds, errors, lost)
 
 
@@ -236,17 +235,17 @@ def _ode(sde: SDE, x0: Any, steps: int, substeps: int, functions: Mapping[str, A
 
 
 def _function_error(name: str, rates: np.ndarray, sides: list[Any]) -> FunctionError:
-    def column(pick: Callable[[Expectation], np.ndarray], side: int) -> np.ndarray:
-        return np.array([float(pick(s[side][name])[-1]) for s in sides])
+    def column(of_rates: list[Expectation]) -> Expectation:
+        return Expectation(*(np.array([float(entry[-1]) for entry in entries]) for entries in zip(*of_rates, strict=True)))
 
-    (chain, coarse, fine) = (column(lambda e: e.mean, i) for i in range(3))
-    (chain_error, coarse_error, fine_error) = (column(lambda e: e.stderr, i) for i in range(3))
-    sde, sde_error = extrapolate(coarse, fine), extrapolated_stderr(coarse_error, fine_error)
-    modelling, modelling_error = sde - chain, np.hypot(sde_error, chain_error)
-    solver, solver_error = 2 * (coarse - fine), 2 * np.hypot(coarse_error, fine_error)
-    ode = None if sides[0][3] is None else np.array([s[3][name] for s in sides]) - chain
+    chain = column([optimizer[name] for optimizer, _, _ in sides])
+    sde = column([levels[name].extrapolated for _, levels, _ in sides])
+    difference = column([levels[name].difference for _, levels, _ in sides])
+    modelling, modelling_error = sde.mean - chain.mean, np.hypot(sde.stderr, chain.stderr)
+    solver, solver_error = -2 * difference.mean, 2 * difference.stderr  # of the coarse level, to first order
+    ode = None if sides[0][2] is None else np.array([ode[name] for _, _, ode in sides]) - chain.mean
     return FunctionError(
-        chain, sde, modelling, modelling_error, solver, solver_error, ode, column(lambda e: e.reduction, 0),
+        chain.mean, sde.mean, modelling, modelling_error, solver, solver_error, ode, chain.reduction,
         fit_order(rates, modelling, modelling_error), fit_order(rates, solver, solver_error),
     )  # fmt: skip
 

@@ -25,3 +25,4 @@ from ._sde import (
     SDETerm as SDETerm,
 )
 from ._traced_transform import traced_transform as traced_transform
+from ._two_levels import TwoLevels as TwoLevels, TwoLevelsPosition as TwoLevelsPosition

@@ -151,7 +151,7 @@ def as_increments(increments: str | AbstractIncrements) -> AbstractIncrements:
 
 def drive(
     increments: AbstractIncrements,
-    step: Callable[[Any, Int[Array, ""], PyTree], Any],
+    step: Callable[[Any, Int[Array, ""], tuple[PyTree, ...]], Any],
     state: Any,
     block: PyTree,
     key: UInt32[Array, "2"],
@@ -160,16 +160,22 @@ def drive(
     first: Int[Array, ""],
     scale: Float[Array, ""],
     like: PyTree,
+    together: int = 1,
 ) -> tuple[Any, PyTree]:
-    """Moves `state` by `step(state, n, scale * increment)` from `start` to `stop`, and returns the last block with it."""
+    """Moves `state` by `step(state, n, increments)` from `start` to `stop`, and returns the last block with it.
 
-    def renew(n: Array, block: PyTree) -> PyTree:
-        return renewed(increments, block, key, n, first, like)
+    The increments are those of the steps n, n + 1, ..., `together` of them, times `scale`; so many steps divide the period,
+    the start and the stop.
+    """
 
-    def taken(state: Any, n: Array, block: PyTree, place: Array) -> Any:
-        return step(state, n, increments.read_step(block, place, scale, like))
+    def renew(m: Array, block: PyTree) -> PyTree:
+        return renewed(increments, block, key, together * m, first, like)
 
-    return resume_blocks(increments.period, renew, taken, state, block, start, stop)
+    def taken(state: Any, m: Array, block: PyTree, place: Array) -> Any:
+        places = (together * place + i for i in range(together))
+        return step(state, together * m, tuple(increments.read_step(block, at, scale, like) for at in places))
+
+    return resume_blocks(increments.period // together, renew, taken, state, block, start // together, stop // together)
 
 
 def renewed(

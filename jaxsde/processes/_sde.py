@@ -215,6 +215,10 @@ class DiscretisedState(NamedTuple):
     block: PyTree
     lead: "Lead | None"
 
+    def moved(self, step: Array, y: Y, block: PyTree) -> "DiscretisedState":
+        """The state at an optimizer's step, with the SDE's state there and the block at hand."""
+        return DiscretisedState(y, block, None if self.lead is None else self.lead._replace(step=step))
+
 
 class Lead(NamedTuple):
     """The true optimizer steps that lead to an SDE's start, and the number of the step that comes next."""
@@ -266,20 +270,21 @@ class DiscretisedSDE(AbstractDrivenProcess):
         return _threefry.key_words(_random.brownian_key(key))
 
     def run(self, state: DiscretisedState, start: Array, stop: Array, key: Array) -> DiscretisedState:
-        y, block = self._drive(self._step, state.y, state, start, stop, key)
-        return self._at(stop, y, block, state.lead)
+        step = lambda y, taken: self.step(y, *taken[0])
+        y, block = self.drive(step, state.y, state, start, stop, key)
+        return state.moved(stop, y, block)
 
     def run_beside(
         self, move: Move, state: DiscretisedState, other: Any, start: Array, stop: Array, key: Array
     ) -> tuple[DiscretisedState, Any]:
         """As of any driven process. What drives a step is the increment of the Brownian motion."""
 
-        def step(states: Any, now: Instant, dw: PyTree) -> Any:
-            y, other = states
-            return self._step(y, now, dw), move(other, now, dw)
+        def step(states: Any, taken: tuple[tuple[Instant, PyTree], ...]) -> Any:
+            (y, other), ((now, dw),) = states, taken
+            return self.step(y, now, dw), move(other, now, dw)
 
-        (y, other), block = self._drive(step, (state.y, other), state, start, stop, key)
-        return self._at(stop, y, block, state.lead), other
+        (y, other), block = self.drive(step, (state.y, other), state, start, stop, key)
+        return state.moved(stop, y, block), other
 
     def position(self, state: DiscretisedState) -> PyTree:
         x, lead = self.sde.position(state.y), state.lead
@@ -292,7 +297,7 @@ class DiscretisedSDE(AbstractDrivenProcess):
         if steps < self.sde.start_steps:
             raise ValueError(f"steps must be at least the SDE's start_steps={self.sde.start_steps}, got {steps}")
 
-    def _step(self, y: Y, now: Instant, dw: PyTree) -> Y:
+    def step(self, y: Y, now: Instant, dw: PyTree) -> Y:
         """The SDE's state after the solver's step from `now` on, with the increment `dw`."""
         sde = self.sde
         if sde.ordered_step is None:
@@ -300,10 +305,11 @@ class DiscretisedSDE(AbstractDrivenProcess):
         moved = sde.ordered_step(now, y, sde.statistics(sde.position(y)), self.h, dw)
         return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, y)
 
-    def _drive(
-        self, step: Any, moved: Any, state: DiscretisedState, start: Array, stop: Array, key: Array
+    def drive(
+        self, step: Any, moved: Any, state: DiscretisedState, start: Array, stop: Array, key: Array, together: int = 1
     ) -> tuple[Any, PyTree]:
-        """Moves `moved` by `step(moved, now, dW)` over the solver's steps from optimizer step `start` to `stop`."""
+        """Moves `moved` over the solver's steps from optimizer step `start` to `stop`, by `step(moved, taken)`: `taken` are the
+        next steps, `together` of them, each the [`Instant`][] at which it begins and its increment."""
         start_steps, substeps = self.sde.start_steps, self.substeps
         start = jnp.maximum(start, start_steps) if start_steps else start
         h, rate, like = self.h, self.learning_rate, self.sde.noise_shaped(state.y)
@@ -312,18 +318,18 @@ class DiscretisedSDE(AbstractDrivenProcess):
         def in_group(carry: tuple[Any, PyTree], number: Array, begin: Array, end: Array) -> tuple[Any, PyTree]:
             origin = number * self.group
 
-            def taken(moved: Any, n: Array, dw: PyTree) -> Any:
-                t = origin.astype(rate.dtype) * rate + n.astype(h.dtype) * h
-                return step(moved, Instant(t, origin + n // substeps), dw)
+            def at(n: Array) -> Instant:
+                return Instant(origin.astype(rate.dtype) * rate + n.astype(h.dtype) * h, origin + n // substeps)
+
+            def taken(moved: Any, n: Array, dws: tuple[PyTree, ...]) -> Any:
+                return step(moved, tuple((at(n + i), dw) for i, dw in enumerate(dws)))
 
             mine = _threefry.part_key(key, number)
             first = jnp.maximum(start_steps - origin, 0) * substeps  # that of a later group is drawn anyway
-            return drive(increments, taken, *carry, mine, begin * substeps, end * substeps, first, jnp.sqrt(h), like)
+            bounds = begin * substeps, end * substeps
+            return drive(increments, taken, *carry, mine, *bounds, first, jnp.sqrt(h), like, together)
 
         return over_groups(self.group, in_group, (moved, state.block), start, stop)
-
-    def _at(self, step: Array, y: Y, block: PyTree, lead: Lead | None) -> DiscretisedState:
-        return DiscretisedState(y, block, None if lead is None else lead._replace(step=step))
 
 
 def _no_noise(y: Y, dw: PyTree) -> Y:

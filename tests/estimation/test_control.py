@@ -71,6 +71,27 @@ def test_variance_of_stationary_covariances_falls_a_hundredfold(kind, eta):
     assert np.all(law["xx"].reduction[-1] > 100)
 
 
+def test_a_mean_over_data_has_a_control_as_any_loss():
+    """SGD's SDE is linear on squared distances, so nearly all of the noise goes; the loss holds its data in float32."""
+    data = jnp.asarray(np.random.default_rng(0).normal(size=(32, 2)), jnp.float32)
+    problem = js.Problem.from_data(lambda w, example: 0.5 * jnp.sum((w - example) ** 2), data, batch_size=4)
+    run = js.expectations(
+        js.SGD(0.1).sde(problem),
+        jnp.ones(2),
+        {"loss": problem.loss},
+        steps=20,
+        seeds=200,
+        key=jax.random.key(0),
+        progress=False,
+    )
+    mean, variance = np.mean(data, axis=0), np.var(data, axis=0)
+    start = (1 - mean) * 0.9**20
+    around = 0.01 * variance / 4 * (1 - 0.81**20) / 0.19
+    exact = 0.5 * np.sum(start**2 + around + variance)
+    assert run["loss"].reduction[-1] > 1e4
+    assert abs(run["loss"].mean[-1] - exact) < 6 * run["loss"].stderr[-1] < 1e-4
+
+
 def test_a_random_start_has_plain_means():
     problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
     run = js.expectations(

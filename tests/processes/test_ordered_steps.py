@@ -53,7 +53,7 @@ def test_an_ordered_step_is_eulers(name, rate, substeps):
                 start = process.init(jnp.asarray(draw.normal(size=2)), jax.random.key(0)).y
                 y, dw = _drawn(draw, start), _drawn(draw, shape)
                 now = Instant(jnp.asarray(step * ETA), jnp.asarray(step))
-                found, expected = process._step(y, now, dw), euler(sde.term, now, process.h, y, dw)
+                found, expected = process.step(y, now, dw), euler(sde.term, now, process.h, y, dw)
                 assert sde.ordered_step is not None
                 for a, b, c in zip(*(jax.tree.leaves(part) for part in (found, expected, y)), strict=True):
                     np.testing.assert_allclose(a - c, b - c, rtol=1e-11, atol=1e-14)
