@@ -122,3 +122,35 @@ def test_where_all_seeds_diverge_there_is_no_expectation():
             key=KEY,
             progress=False,
         )
+
+
+def test_every_run_has_a_key_of_its_own(monkeypatch):
+    """Seeds that are added to a level are others than those it has, and no two levels share theirs."""
+    keys = []
+
+    def kept(function):
+        def called(*arguments, key, **more):
+            keys.append(tuple(np.asarray(jax.random.key_data(key)).tolist()))
+            return function(*arguments, key=key, **more)
+
+        return called
+
+    for name in ("expectations", "two_levels"):
+        monkeypatch.setattr(_multilevel, name, kept(getattr(_multilevel, name)))
+    start = lambda key: jnp.full(1, START)
+    js.multilevel(js.SGD(RATE).sde(PROBLEM), start, FUNCTIONS, steps=3, stderr=1e-3, key=KEY, progress=False)
+    assert len(keys) > 4 and len(set(keys)) == len(keys)
+
+
+def test_the_standard_error_counts_the_last_difference_twice():
+    sums = [
+        _multilevel._Sums(n, {"g": np.asarray(m)}, {"g": np.asarray(v)}, {"g": np.asarray(v)}, 0)
+        for n, m, v in ((100, 1.0, 4.0), (50, 0.5, 2.0), (10, 0.25, 1.0))
+    ]
+    limit = _multilevel._limit(sums, "g")
+    assert limit.mean == 1 + 0.5 + 2 * 0.25
+    assert limit.stderr == pytest.approx(np.sqrt(4 / 100 + 2 / 50 + 4 * 1 / 10))
+    # Least cost: seeds in proportion to the weighted deviation over the root of the cost of 1, 3 and 6 solver steps.
+    seeds = np.array(_multilevel._seeds(sums, {"g": 1e-3}, 1))
+    np.testing.assert_allclose(seeds / seeds[0], [1, np.sqrt(2 / 3) / 2, 2 * np.sqrt(1 / 6) / 2], rtol=1e-3)
+    assert np.sum(np.array([4.0, 2.0, 4.0]) / seeds) == pytest.approx(1e-6, rel=1e-3)
