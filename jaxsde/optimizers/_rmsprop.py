@@ -29,7 +29,6 @@ from ._roles import Roles
 from ._second_order import (
     SquareNoise,
     both_noises,
-    check_constant_rate,
     check_square_noise,
     corrected,
     floor_second_moment,
@@ -37,7 +36,7 @@ from ._second_order import (
     square_whitening,
 )
 
-_MODELS = ("compagnoni", "compagnoni-full", "malladi", "second-order", "ode")
+_MODELS = ("compagnoni", "compagnoni-full", "malladi", "second-order", "second-order-drift", "ode")
 _ROLES = Roles(normalised=True, averages=("decay",), gradients=("eps",), squares=("initial_scale",), svag=True)
 
 
@@ -164,9 +163,10 @@ class RMSpropW(AbstractOptimizer):
           \\sqrt 2\\,\\Sigma\\,dW')$ for Gaussian noise with independent coordinates: of order 1 as well, but nearer to the
           optimizer while the loss still falls; `"second-order"` is of weak order 2 as $\\eta \\to 0$ at constant $\\rho$:
           its drift is corrected by terms of order $\\eta$, for the flow within a step and for the denominator that has seen
-          the gradient it divides, and V has that noise too (after callisti2025). For a constant
-          learning rate; best with `initial_scale` > 0 and `start_steps=0`. The noise of the last two is a pair of Brownian
-          motions, W and W'.
+          the gradient it divides, and V has that noise too (after callisti2025). It is best with `initial_scale` > 0 and
+          `start_steps=0`. The noise of the last two is a pair of Brownian motions, W and W'. `"second-order-drift"` has the
+          drift of the second order and the noise of `"compagnoni"`, for any noise with a covariance, mini-batches among them.
+          It is of order 1, as V has no noise, and derivatives of the covariance and third moments of the noise are left out.
         - `start_steps`: how many true optimizer steps come first; after them the optimizer and the SDE have the same
           law. With $v_0 = 0$ the SDE is singular at $t = 0$.
 
@@ -175,8 +175,8 @@ class RMSpropW(AbstractOptimizer):
         $\\eta \\rho\\,(g^3 + 3 g\\,\\mathrm{diag}\\,\\Sigma - g V) / (2 \\sqrt V P^2)$: the root that divides the gradient has
         seen it. With $v_k$ in the denominator instead, that term would be absent.
 
-        **Raises:** `ValueError` for another model or noise without a covariance; for the last two models where the noise is
-        not Gaussian with independent coordinates; and for a schedule with `"second-order"`.
+        **Raises:** `ValueError` for another model or noise without a covariance, and for `"compagnoni-full"` and
+        `"second-order"` where the noise is not Gaussian with independent coordinates.
         """
         return _sde(self, self.weight_decay, problem, model, start_steps)
 
@@ -200,14 +200,16 @@ def _sde(optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, m
     )
     coefficients = eqx.Partial(_coefficients, optimizer, weight_decay, model)
     statistics = eqx.Partial(gradient_statistics, problem)
-    if model not in ("compagnoni-full", "second-order"):
+    if model not in ("compagnoni-full", "second-order", "second-order-drift"):
         whiten = gradient_whitening(problem)
         return SDE(statistics, coefficients, semi_implicit=second_moment, whiten=whiten, **common)
+    if model == "second-order-drift":
+        coefficients = eqx.Partial(_second_order_drift, optimizer, weight_decay, problem)
+        return SDE(itself, coefficients, whiten=gradient_whitening(problem), **common)
     check_square_noise(problem, model)
     common |= dict(noise_like=both_noises, whiten=square_whitening(problem))
     if model == "compagnoni-full":
         return SDE(statistics, coefficients, semi_implicit=second_moment, **common)
-    check_constant_rate(optimizer)
     return SDE(itself, eqx.Partial(_second_order, optimizer, weight_decay, problem), **common)
 
 
@@ -252,38 +254,60 @@ def _diffusion(scale: Array, denominator: PyTree, root: Any, dw: PyTree) -> RMSp
     return RMSpropState(dx, jax.tree.map(jnp.zeros_like, dx))
 
 
-def _second_order(
-    optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, now: Instant, y: RMSpropState, x: PyTree
-) -> tuple[RMSpropState, Any]:
-    eta = optimizer.rate
+def _corrected(
+    optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, now: Instant, y: RMSpropState, variance: PyTree
+) -> tuple[RMSpropState, PyTree, PyTree]:
+    """The drift of second order at y, whose V is above 0, the gradient there, and the denominator."""
+    eta, rate = optimizer.rate, optimizer.relative_rate(now.step)
     rho = (1 - optimizer.decay) / eta
-
-    variance = problem.noise.variance(x)
 
     def first_order(t: Array, y: RMSpropState, gradient: PyTree) -> RMSpropState:
         statistics = GradientStatistics(gradient, variance, None)
         return _coefficients(optimizer, weight_decay, "ode", now._replace(t=t), y, statistics)[0]
 
-    y = y._replace(v=floor_second_moment(y.v, optimizer.decay, now.t / eta, optimizer.initial_scale, variance))
     denominator = jax.tree.map(lambda v: jnp.sqrt(v) + optimizer.eps, y.v)
 
     def of_fresh_denominator(drift: RMSpropState, gradient: PyTree, along: Any) -> RMSpropState:
         # The mean of g (1 / (sqrt v' + eps) - 1 / (sqrt v + eps)) with v' = v + eta rho (g^2 - v): third moments of g.
         def one(g: Array, s: Array, v: Array, p: Array) -> Array:
-            return rho * (g**3 + 3 * g * s - v * g) / (2 * jnp.sqrt(v) * p * p)
+            return rate * rho * (g**3 + 3 * g * s - v * g) / (2 * jnp.sqrt(v) * p * p)
 
         del along
         third = jax.tree.map(one, gradient, variance, y.v, denominator)
         return RMSpropState(third, jax.tree.map(jnp.zeros_like, drift.v))
 
     drift, gradient = corrected(eta, problem.gradient, first_order, of_fresh_denominator, jnp.asarray(now.t, eta.dtype), y)
-    std = jax.tree.map(jnp.sqrt, variance)
+    return drift, gradient, denominator
+
+
+def _above_zero(optimizer: RMSprop | RMSpropW, now: Instant, y: RMSpropState, variance: PyTree) -> RMSpropState:
+    v = floor_second_moment(y.v, optimizer.decay, now.t / optimizer.rate, optimizer.initial_scale, variance)
+    return y._replace(v=v)
+
+
+def _second_order(
+    optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, now: Instant, y: RMSpropState, x: PyTree
+) -> tuple[RMSpropState, Any]:
+    eta, variance = optimizer.rate, problem.noise.variance(x)
+    y = _above_zero(optimizer, now, y, variance)
+    drift, gradient, denominator = _corrected(optimizer, weight_decay, problem, now, y, variance)
+    std, scale = jax.tree.map(jnp.sqrt, variance), optimizer.relative_rate(now.step) * jnp.sqrt(eta)
 
     def diffusion(dw: SquareNoise) -> RMSpropState:
-        dx = jax.tree.map(lambda s, p, z: -jnp.sqrt(eta) * s / p * z, std, denominator, dw.gradient)
-        return RMSpropState(dx, square_noise(eta, rho, gradient, std, dw))
+        dx = jax.tree.map(lambda s, p, z: -scale * s / p * z, std, denominator, dw.gradient)
+        return RMSpropState(dx, square_noise(eta, (1 - optimizer.decay) / eta, gradient, std, dw))
 
     return drift, diffusion
+
+
+def _second_order_drift(
+    optimizer: RMSprop | RMSpropW, weight_decay: Array, problem: Problem, now: Instant, y: RMSpropState, x: PyTree
+) -> tuple[RMSpropState, Any]:
+    variance = problem.noise.variance(x)
+    y = _above_zero(optimizer, now, y, variance)
+    drift, _, denominator = _corrected(optimizer, weight_decay, problem, now, y, variance)
+    scale = optimizer.relative_rate(now.step) * jnp.sqrt(optimizer.rate)
+    return drift, eqx.Partial(_diffusion, scale, denominator, problem.noise.sqrt_covariance(x))
 
 
 def _state_from_chain(state: ChainState) -> RMSpropState:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..problems import Gaussian, Problem
-from ._base import AbstractOptimizer, gradient_whitening
+from ._base import gradient_whitening
 
 # V has Gaussian noise here, which would take it where the optimizer's v, a mean of squares, does not go: below this share
 # of the least that the mean of v can be some steps later, V is taken for that share. As the learning rate falls, V gets
@@ -26,12 +26,6 @@ class SquareNoise(NamedTuple):
 
     gradient: PyTree
     square: PyTree
-
-
-def check_constant_rate(optimizer: AbstractOptimizer) -> None:
-    """Raises where the learning rate has a schedule, for which there is no second-order SDE."""
-    if optimizer.reference_rate is not None:
-        raise ValueError(f"{type(optimizer).__name__}'s second-order SDE is for a constant learning rate, not for a schedule")
 
 
 def check_square_noise(problem: Problem, model: str) -> None:
@@ -61,7 +55,8 @@ def corrected(
     A chain moves by $\\eta b_0 + \\eta^2 c + O(\\eta^3)$ on average; over a time $\\eta$ the flow of $b_0$ itself adds the
     term that is taken off. `b0(t, y, g)` takes the gradient as a number, so that it is evaluated once, and multiplied once
     by its Hessian. `extra` gives $c$ from $b_0$, the gradient, and a function that differentiates $b_0$ along a direction with
-    x at rest.
+    x at rest. The covariance of the noise counts as constant along the flow: where it depends on the parameters, terms of order
+    $\\eta$ with its derivative are left out.
     """
     g, turned = jax.linearize(gradient, y.x)
 

@@ -22,7 +22,6 @@ from ._base import (
     parameters,
 )
 from ._roles import Roles
-from ._second_order import check_constant_rate
 
 
 class SGD(AbstractOptimizer):
@@ -60,20 +59,19 @@ class SGD(AbstractOptimizer):
         - `"compagnoni"`: $dX = -\\eta_t \\nabla f(X)\\,dt + \\eta_t \\sqrt{\\eta}\\,\\Sigma(X)^{1/2} dW$, a weak
           approximation of order 1 (li2019), with $\\eta_t$ the schedule relative to the reference rate.
         - `"second-order"`: $dX = -\\nabla \\big(f + \\frac\\eta4 \\|\\nabla f\\|^2\\big)(X)\\,dt +
-          \\sqrt{\\eta}\\,\\Sigma(X)^{1/2} dW$, of weak order 2 (li2019), for a constant learning rate. Its drift
-          takes a product with the Hessian.
+          \\sqrt{\\eta}\\,\\Sigma(X)^{1/2} dW$, of weak order 2 (li2019). Its drift takes a product with the Hessian. With
+          a schedule it is $-\\eta_t (\\nabla f + \\frac{\\eta \\eta_t}2 \\nabla^2 f\\,\\nabla f)$, and the noise $\\eta_t$
+          times as large.
         - `"ode"`: the drift of the first alone, which is of weak order 1 as well.
 
-        **Raises:** `ValueError` for another model, noise without a covariance, or a schedule with `"second-order"`.
+        **Raises:** `ValueError` for another model or noise without a covariance.
         """
         check_problem(problem)
         self.check_model(model)
         if model != "ode":
             check_covariance(problem, "SGD")
-        if model == "second-order":
-            check_constant_rate(self)
         return SDE(
-            statistics=eqx.Partial(_statistics, problem, model, self.rate),
+            statistics=eqx.Partial(_statistics, problem, model),
             coefficients=eqx.Partial(_coefficients, self),
             position=itself,
             state_from_chain=parameters,
@@ -87,19 +85,23 @@ class SGD(AbstractOptimizer):
 class _Statistics(NamedTuple):
     gradient: PyTree
     root: Any
+    along: PyTree | None
+    """The Hessian times the gradient, for the drift of second order."""
 
 
-def _statistics(problem: Problem, model: str, eta: Array, x: PyTree) -> _Statistics:
-    gradient = problem.gradient(x)
+def _statistics(problem: Problem, model: str, x: PyTree) -> _Statistics:
+    gradient, along = problem.gradient(x), None
     if model == "second-order":
         along = jax.jvp(problem.gradient, (x,), (gradient,))[1]
-        gradient = jax.tree.map(lambda g, h: g + 0.5 * eta * h, gradient, along)
-    return _Statistics(gradient, None if model == "ode" else problem.noise.sqrt_covariance(x))
+    return _Statistics(gradient, None if model == "ode" else problem.noise.sqrt_covariance(x), along)
 
 
 def _coefficients(sgd: SGD, now: Instant, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:
     rate = sgd.relative_rate(now.step)
-    drift = jax.tree.map(lambda g: -rate * g, statistics.gradient)
+    gradient = statistics.gradient
+    if statistics.along is not None:
+        gradient = jax.tree.map(lambda g, h: g + 0.5 * sgd.rate * rate * h, gradient, statistics.along)
+    drift = jax.tree.map(lambda g: -rate * g, gradient)
     if statistics.root is None:
         return drift, None
     return drift, eqx.Partial(diffusion_of_a_step, rate * jnp.sqrt(sgd.rate), statistics.root)

@@ -266,10 +266,6 @@ def test_a_mean_has_no_more_digits_than_its_precision():
             lambda: js.theory.stationary(js.SGD(0.1), js.Problem(js.Quadratic([1.0, -1.0]), js.Gaussian(1.0))),
             "contracts at the rate -1",
         ),
-        (
-            lambda: js.SGD(lambda k: 0.1, reference_rate=0.1).sde(PROBLEM, "second-order"),
-            "SGD's second-order SDE is for a constant learning rate",
-        ),
     ],
 )
 def test_bad_arguments_raise(bad, message):
