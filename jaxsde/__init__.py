@@ -21,6 +21,7 @@ from .estimation import (
     NoiseReport as NoiseReport,
     Stationary as Stationary,
     WeakError as WeakError,
+    advise as advise,
     compare as compare,
     compare_laws as compare_laws,
     convergence_rate as convergence_rate,

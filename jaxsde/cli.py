@@ -15,6 +15,7 @@ commands:
   compare OPTIMIZER     an optimizer, its SDE and the theory side by side
   stationary OPTIMIZER  the stationary law of both, with standard errors, beside the theory
   weak-error OPTIMIZER  the error of the SDE and of its solver against the learning rate
+  advise                what the noise of a network in training means for learning rate and batch size
   reproduce NAME        an experiment: table, picture and data; --list shows them
   verify                every statement of the theory, checked against simulation
 
@@ -25,6 +26,7 @@ _COMMANDS = {
     "compare": ("Compare", "run_compare"),
     "stationary": ("Stationary", "run_stationary"),
     "weak-error": ("WeakError", "run_weak_error"),
+    "advise": ("Advise", "run_advise"),
     "reproduce": ("Reproduce", "run_reproduce"),
     "verify": ("Verify", "run_verify"),
 }

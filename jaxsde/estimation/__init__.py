@@ -1,5 +1,6 @@
 """Estimates from simulations: with standard errors, and against the theory."""
 
+from ._advice import Advice as Advice, Scaling as Scaling, advise as advise
 from ._compare import (
     Comparison as Comparison,
     Curves as Curves,

@@ -82,6 +82,14 @@ class NoiseReport(NamedTuple):
     than the one given, which is met in some direction."""
     learning_rate: dict[str, float]
     """The largest learning rate at which an optimizer's SDE should hold."""
+    floor: dict[str, float]
+    """By optimizer: times the learning rate, how far above its minimum the noise here would keep the loss of a quadratic,
+    whatever its curvature. It is $\\frac14 \\sum_i \\sigma_i^2 / P_i$, and $\\frac14 \\sum_i P_i$ for signs, whose noise has
+    variance 1."""
+    gradient: np.ndarray
+    """All coordinates of it, raveled."""
+    variance: np.ndarray
+    """Of the noise in each of them."""
     tolerance: float
     draws: int
     tail_levels: np.ndarray
@@ -164,9 +172,11 @@ def noise_report(
         if isinstance(loss, MeanLoss) and loss.count > curvature_examples:
             loss = loss.subset(curvature_examples)
         variance = np.concatenate([own.square for own in sums])
-        curvature, error = {}, {}
+        curvature, error, floor = {}, {}, {}
         for name, scale in _SCALES.items():
             root = _inverse_root(scale, gradient, jnp.asarray(variance))
+            inverse = np.asarray(root, float) ** 2
+            floor[name] = 0.25 * float(np.sum(1 / inverse if scale is _sign_scale else variance * inverse))
             curvature[name], error[name] = _largest(loss, params, root, curvature_products, bar)
 
     return NoiseReport(
@@ -176,6 +186,9 @@ def noise_report(
         curvature=curvature,
         curvature_error=error,
         learning_rate={name: 2 * tolerance / c if c else math.inf for name, c in curvature.items()},
+        floor=floor,
+        gradient=np.concatenate(means),
+        variance=variance,
         tolerance=tolerance,
         draws=draws,
         tail_levels=levels,

@@ -1,5 +1,6 @@
 """Tables, pictures and files of results."""
 
+from ._advice import advice_text as advice_text
 from ._comparison import plot as plot, save as save, table as table
 from ._laws import laws_table as laws_table, plot_laws as plot_laws, save_laws as save_laws
 from ._mixing import plot_mixing as plot_mixing

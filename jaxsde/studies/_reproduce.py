@@ -6,6 +6,7 @@ from typing import Any
 from .. import _checks
 from ._experiment import Experiment, Scale, Study
 from ._experiments import (
+    advice_study,
     covariance_study,
     decay_study,
     losses_study,
@@ -56,6 +57,7 @@ EXPERIMENTS = {
             ("loss of adamw against noise", "loss of coupled l2 against noise"),
         ),
         Experiment("networks", "the SDEs track training on an MLP, a CNN, a ResNet and a Transformer", 45, networks_study),
+        Experiment("advice", "the batch that advise promises to change nothing changes nothing", 4, advice_study),
         Experiment("covariance", "a batch gradient has the covariance that the SDEs use", 1, covariance_study),
         Experiment("minibatch", "SDEs track training on real mini-batches, of 8, 32 and 128", 15, minibatch_study),
         Experiment("svag", "SVAG tends to the SDE", 40, svag_study),

@@ -162,3 +162,30 @@ def test_the_exact_law_beside_an_sde_is_that_of_its_model():
     assert exact[None]["SDE"].variance == pytest.approx(0.2967, rel=1e-3)
     assert exact["phase-3"]["SDE"].variance == pytest.approx(0.2612, rel=1e-3)
     assert set(exact["ode"]) == {"optimizer"}  # an ODE has no density
+
+
+def test_advice_for_a_network(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    arguments = (
+        "--data breast_cancer --examples 120 --after 5 --draws 16 --batch 4 --to 8 --optimizer adamw --set b1=.5".split()
+    )
+    _call(monkeypatch, "advise", *arguments, "--out", str(tmp_path))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "adamw on a mlp after 5 steps on 120 examples of breast_cancer, in batches of 4" in shown
+    assert "Batch. From 4 to 8: AdamW(learning_rate=0.001414, b1=0, b2=0.98," in shown
+    assert (tmp_path / "jaxsde-advise-adamw-mlp-breast_cancer.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--network", "cnn", "--data", "breast_cancer"], "cnn takes images, and those of breast_cancer are none"),
+        (["--batch", "0"], "batch must be at least 1"),
+        (["--set", "bb=1"], "adamw has no hyperparameter 'bb'"),
+        (["--optimizer", "sgd", "--learning-rate", "1e4", "--after", "20", "--examples", "50"], "training diverged within 20"),
+    ],
+)
+def test_advice_that_cannot_be_given_says_why(arguments, message, monkeypatch, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        _call(monkeypatch, "advise", *arguments, "--out", str(tmp_path))
+    assert message in f"{stopped.value} {capsys.readouterr().err}"

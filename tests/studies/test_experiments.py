@@ -57,6 +57,18 @@ def test_svag_tends_to_the_sde(tables):
 
 
 @pytest.mark.sweep
+def test_advice_is_kept(tables):
+    """What it promises stays within its tolerance; AdamW's rule, not promised from 16 to 64, does not."""
+    rows = {(row["optimizer"], row["batch"]): row for row in tables("advice")}
+    promised = [row for row in rows.values() if row["promised"] == "yes"]
+    assert len(promised) >= 2
+    assert all(row["gap/decrease"] < 0.1 + row["chance"] for row in promised)
+    refused = rows["AdamW", 16.0]
+    assert refused["promised"] == "no" and "signal" in refused["why not"]
+    assert refused["gap/decrease"] > 0.08 > 5 * refused["chance"]
+
+
+@pytest.mark.sweep
 def test_heavy_tails(tables):
     rows = {(row["nu"], row["optimizer"]): row for row in tables("tails")}
     assert rows[1.0, "SGD"]["largest"] > 1e3

@@ -1,5 +1,6 @@
 """The experiments: each a claim shown by a table and a picture."""
 
+from ._advice import advice_study as advice_study
 from ._minibatches import (
     covariance_study as covariance_study,
     minibatch_study as minibatch_study,
