@@ -22,6 +22,7 @@ from .._panels import Curve, Panel, curve
 _LINES = {
     "SDE": ("--", "C1"),
     "injected noise": (":", "C0"),
+    "corrected drift": ("--", "C3"),
     "malladi": ("-.", "C2"),
     "SDE, drawn signs": ("-.", "C3"),
 }
@@ -103,12 +104,14 @@ def minibatch_study(scale: Scale) -> Study:
             chain = simulate(opt.chain(problem), x0, key=jax.random.fold_in(key, 0), **run)
             # Of the same variances, but those at the start, and of Gaussian law.
             injected = Problem(problem.loss, Gaussian(jax.tree.map(jnp.sqrt, eqx.filter_jit(problem.noise.variance)(x0))))
-            others = {"SDE": (opt.sde(problem), dict(substeps=2)), "injected noise": (opt.chain(injected), {})}
+            finer = dict(substeps=4 if isinstance(opt, AdamW) else 2)  # with fewer its first-order SDE looks better than it is
+            others = {"SDE": (opt.sde(problem), finer), "injected noise": (opt.chain(injected), {})}
             if isinstance(opt, SignSGD):
                 drawn = Problem.from_data(networks.cross_entropy, examples, batch_size=batch_size, sign_batches=200)
                 others["SDE, drawn signs"] = (opt.sde(drawn), dict(substeps=2))
             if isinstance(opt, AdamW):
-                others["malladi"] = (opt.sde(problem, model="malladi"), dict(substeps=2))
+                others["corrected drift"] = (opt.sde(problem, model="second-order-drift"), finer)
+                others["malladi"] = (opt.sde(problem, model="malladi"), finer)
             curves = [curve("optimizer", chain, color="k")]
             for number, (label, (process, more)) in enumerate(others.items()):
                 other = simulate(process, x0, key=jax.random.fold_in(key, 1 + number), **more, **run)
@@ -124,6 +127,7 @@ def minibatch_study(scale: Scale) -> Study:
         CHANCE,
         "SDE: with the covariance of the batch gradient at the current point; injected noise: the optimizer itself with "
         "Gaussian noise of the variances at the start, which fall as the loss does",
+        "corrected drift: the SDE with the drift of second order and the same noise",
         "drawn signs: mean and covariance of SignSGD's signs over 200 batches; SDE takes each coordinate for normal and the "
         "signs for independent, which they are not where a few examples make a batch",
     ]
