@@ -21,6 +21,7 @@ from ._distances import (
 from ._law import BinnedLaw as BinnedLaw, Distance as Distance
 from ._mixing import Approach as Approach, Mixing as Mixing, mixing as mixing
 from ._multilevel import Level as Level, Limit as Limit, Multilevel as Multilevel, multilevel as multilevel
+from ._noise_path import NoisePath as NoisePath, batch_noise as batch_noise, noise_path as noise_path
 from ._noise_report import LayerNoise as LayerNoise, NoiseReport as NoiseReport, noise_report as noise_report
 from ._rates import ConvergenceRate as ConvergenceRate, convergence_rate as convergence_rate, phase_rates as phase_rates
 from ._stationary import (

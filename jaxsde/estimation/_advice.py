@@ -133,7 +133,7 @@ def advise(
     """
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     kind = _kind(opt)
-    batch = _batch_of(problem)
+    batch = batch_of(problem)
     if batch_size is not None:
         batch_size = _checks.count("batch_size", batch_size)
         if batch is None:
@@ -166,7 +166,8 @@ def _kind(opt: AbstractOptimizer) -> str:
     raise ValueError(f"advice is for SGD, Momentum, SignSGD, RMSprop(W) and Adam(W), got {opt.called}")
 
 
-def _batch_of(problem: Problem) -> int | None:
+def batch_of(problem: Problem) -> int | None:
+    """The batch size of a problem; None where it has no batches."""
     holder = getattr(problem.noise, "batches", problem.noise)
     return getattr(holder, "batch_size", None)
 

@@ -158,27 +158,44 @@ def noise_report(
     curvature_products = _checks.count("curvature_products", curvature_products, least=_BASIS)
     with progress_bar(progress, draws + len(_SCALES) * curvature_products, "gradient") as bar:
         gradient = _gradient(problem, params)
-        paths = jax.tree.leaves_with_path(gradient)
-        names = [jax.tree_util.keystr(path).lstrip(".") or "params" for path, _ in paths]
-        means = [np.asarray(leaf, np.float32).ravel() for _, leaf in paths]
+        means = [np.asarray(leaf, np.float32).ravel() for leaf in jax.tree.leaves(gradient)]
         noises = _draw(problem, params, jax.random.split(key, draws), means, bar)
-        wide = draws < sum(mean.size for mean in means)
-        sums = [_sums(mean, noise, wide) for mean, noise in zip(means, noises, strict=True)]
-        layers = [_layer(name, [own], [z]) for name, own, z in zip(names, sums, noises, strict=True)]
-        whole = _layer("all", sums, noises)
-        shares = np.geomspace(1, 1e-5, 200)
-        levels = np.quantile(_standardised(noises), 1 - shares)
         loss = problem.loss
         if isinstance(loss, MeanLoss) and loss.count > curvature_examples:
             loss = loss.subset(curvature_examples)
-        variance = np.concatenate([own.square for own in sums])
-        curvature, error, floor = {}, {}, {}
-        for name, scale in _SCALES.items():
-            root = _inverse_root(scale, gradient, jnp.asarray(variance))
-            inverse = np.asarray(root, float) ** 2
-            floor[name] = 0.25 * float(np.sum(1 / inverse if scale is _sign_scale else variance * inverse))
-            curvature[name], error[name] = _largest(loss, params, root, curvature_products, bar)
+        return reported(loss, params, gradient, noises, tolerance, curvature_products, bar)
 
+
+def reported(
+    loss: Callable[[PyTree], Array],
+    params: PyTree,
+    gradient: PyTree,
+    noises: list[np.ndarray],
+    tolerance: float,
+    products: int,
+    bar: Any,
+    unsure: float = 0.0,
+) -> NoiseReport:
+    """The report on draws of noise, an array of draws and coordinates for each array of the parameters.
+
+    `loss`: whose curvature counts. `unsure`: the share of the noise's variance that is in the `gradient`, where it is a mean of
+    draws itself; its square is taken less by that.
+    """
+    paths, draws = jax.tree.leaves_with_path(gradient), len(noises[0])
+    names = [jax.tree_util.keystr(path).lstrip(".") or "params" for path, _ in paths]
+    means = [np.asarray(leaf, np.float32).ravel() for _, leaf in paths]
+    wide = draws < sum(mean.size for mean in means)
+    sums = [_sums(mean, noise, wide, unsure) for mean, noise in zip(means, noises, strict=True)]
+    layers = [_layer(name, [own], [z]) for name, own, z in zip(names, sums, noises, strict=True)]
+    whole = _layer("all", sums, noises)
+    shares = np.geomspace(1, 1e-5, 200)
+    variance = np.concatenate([own.square for own in sums])
+    curvature, error, floor = {}, {}, {}
+    for name, scale in _SCALES.items():
+        root = _inverse_root(scale, gradient, jnp.asarray(variance))
+        inverse = np.asarray(root, float) ** 2
+        floor[name] = 0.25 * float(np.sum(1 / inverse if scale is _sign_scale else variance * inverse))
+        curvature[name], error[name] = _largest(loss, params, root, products, bar)
     return NoiseReport(
         layers=layers,
         whole=whole,
@@ -191,7 +208,7 @@ def noise_report(
         variance=variance,
         tolerance=tolerance,
         draws=draws,
-        tail_levels=levels,
+        tail_levels=np.quantile(_standardised(noises), 1 - shares),
         tail_shares=shares,
         gaussian_tail_index=_gaussian_tail_index(),
     )
@@ -243,12 +260,13 @@ class _Sums(NamedTuple):
         return int(np.count_nonzero(self.square))
 
 
-def _sums(gradient: np.ndarray, noise: np.ndarray, wide: bool) -> _Sums:
+def _sums(gradient: np.ndarray, noise: np.ndarray, wide: bool, unsure: float) -> _Sums:
     draws, size = noise.shape
     width = max(1, _NUMBERS_AT_ONCE // draws)
     parts = [_sums_of(gradient[i : i + width], noise[:, i : i + width]) for i in range(0, size, width)]
     length, fourth, signs = (float(sum(part[i] for part in parts)) for i in (0, 1, 3))
     lengths, square = np.sum([part[2] for part in parts], axis=0), np.concatenate([part[4] for part in parts])
+    length = max(0.0, length - unsure * float(np.sum(square)))
     return _Sums(length, fourth, lengths, signs, square, noise @ noise.T if wide else None)
 
 
@@ -350,6 +368,7 @@ def _floor(square: Array) -> Array:
 
 # The diagonal of P, by optimizer, from the variance of a stochastic gradient and its mean square.
 _SCALES = {"SGD": _unscaled, "SignSGD": _sign_scale, "RMSprop, Adam": _adaptive_scale}
+CURVATURES = len(_SCALES)
 
 
 @eqx.filter_jit

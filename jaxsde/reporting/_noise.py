@@ -7,7 +7,7 @@ import scipy  # whose parts load when they are first used
 
 from .._extras import require
 from .._special import SIGN_SLOPE
-from ..estimation import LayerNoise, NoiseReport
+from ..estimation import LayerNoise, NoisePath, NoiseReport
 from ._table import text_table
 
 _HEADER = ("array", "size", "active", "gradient", "noise", "ratio", "kurtosis", "tail index", "eff. rank", "sign gap")
@@ -76,4 +76,42 @@ def plot_noise(report: NoiseReport) -> Any:
     tail.set(xlim=(0.3, None), ylim=(report.tail_shares[-1], 1.2))
     tail.grid(alpha=0.3)
     tail.legend(fontsize=8)
+    return fig
+
+
+def plot_noise_path(path: NoisePath) -> Any:
+    """The loss along a training run, and beside it signal to noise, the critical batch size, curvature and the tail.
+
+    **Returns:** a Matplotlib figure.
+    """
+    figure = require("matplotlib.figure", extra="plots", purpose="plotting").Figure
+    fig = figure(figsize=(13, 7), layout="constrained")
+    (loss, ratio, batch), (curvature, tail, signs) = fig.subplots(2, 3, sharex=True)
+    loss.plot(path.steps, path.loss, "o-", color="C0")
+    loss.set(title="Loss", yscale="log" if np.min(path.loss) > 0 else "linear")
+    ratio.plot(path.steps, path.signal_to_noise, "o-", color="C1")
+    ratio.axhline(1, color="k", lw=1, ls=":", label="as large as each other")
+    ratio.set(title="Gradient over noise", yscale="log")
+    ratio.legend(fontsize=8)
+    batch.plot(path.steps, path.critical_batch, "o-", color="C2")
+    if path.batch_size is not None:
+        batch.axhline(path.batch_size, color="k", lw=1, ls=":", label=f"the batch, {path.batch_size}")
+        batch.legend(fontsize=8)
+    unit = "" if path.batch_size is not None else " over this one"
+    batch.set(title=f"Critical batch size{unit}", yscale="log")
+    for name, values in path.curvature.items():
+        curvature.plot(path.steps, values, "o-", label=name)
+    curvature.set(title="Largest curvature, preconditioned", yscale="log")
+    curvature.legend(fontsize=8)
+    tail.plot(path.steps, path.tail_index, "o-", color="C4")
+    tail.axhline(path.reports[0].gaussian_tail_index, color="k", lw=1, ls=":", label="reading of Gaussian noise")
+    tail.axhline(2, color="C3", lw=1, ls=":", label="below: no variance")
+    tail.set(title="Tail index of the noise")
+    tail.legend(fontsize=8)
+    signs.plot(path.steps, path.sign_gap, "o-", color="C5")
+    signs.set(title="Mean signs, distance from normal noise's", ylim=(0, None))
+    for ax in (loss, ratio, batch, curvature, tail, signs):
+        ax.grid(alpha=0.3)
+    for ax in (curvature, tail, signs):
+        ax.set_xlabel("steps")
     return fig
