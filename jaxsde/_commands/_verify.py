@@ -26,6 +26,8 @@ class Verify(Resumable):
     """A selection only, with fewer seeds: under a minute."""
     out: pathlib.Path | None = None
     """A folder to write pictures to: rates and asymptotic losses against the noise, theory drawn in."""
+    document: pathlib.Path | None = None
+    """A file to write the outcomes to, as a page in Markdown; one that is there is replaced."""
     force: bool = False
     """Overwrite pictures of earlier runs. By default they are kept, and the names of new ones get a number."""
 
@@ -35,6 +37,8 @@ def run_verify(arguments: Verify) -> None:
     if arguments.out is not None:
         require("matplotlib", extra="plots", purpose="pictures")
         prepare(arguments.out)
+    if arguments.document is not None:
+        prepare(arguments.document.parent)
 
     done: list[studies.Outcome] = []
 
@@ -49,6 +53,9 @@ def run_verify(arguments: Verify) -> None:
         print(f"interrupted; what was checked: {reporting.verification_summary(studies.Verification(done, 0))}", flush=True)
         raise
     print(reporting.verification_summary(result))
+    if arguments.document is not None:
+        arguments.document.write_text(reporting.verification_document(result), encoding="utf-8")
+        print(f"wrote {arguments.document}")
     if arguments.out is not None:
         factor = studies.QUICK if arguments.quick else 1.0
         sweeps = {"rates": studies.rates, "losses": studies.losses, "decays": studies.decays}

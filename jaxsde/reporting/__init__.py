@@ -9,6 +9,7 @@ from ._noise import noise_table as noise_table, plot_noise as plot_noise, plot_n
 from ._stationary import stationary_table as stationary_table
 from ._study import plot_study as plot_study, save_study as save_study, study_table as study_table
 from ._verification import (
+    verification_document as verification_document,
     verification_line as verification_line,
     verification_summary as verification_summary,
     verification_table as verification_table,

@@ -1,5 +1,6 @@
 """The statements of the theory: the quick selection holds, verdicts are what they should be, the command prints them."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -7,23 +8,45 @@ import numpy as np
 import pytest
 
 import jaxsde as js
-from jaxsde.studies import Series, Sweep, Verdict, sweep_study
-from jaxsde.studies._statement import STATEMENTS, below, equal, exponent, first_order
+from jaxsde.studies import Outcome, Series, Sweep, Verdict, Verification, sweep_study
+from jaxsde.studies._statement import STATEMENTS, Finding, Statement, below, equal, exponent, first_order
 
 
 @pytest.mark.sweep
 def test_the_quick_selection_comes_out_as_known(tmp_path):
     command = [sys.executable, "-c", "from jaxsde.cli import main; main()", "verify"]
-    run = subprocess.run([*command, "--quick"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    run = subprocess.run(
+        [*command, "--quick", "--document", "new/claims.md"], capture_output=True, text=True, cwd=tmp_path, timeout=300
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "all as known" in run.stdout
     assert run.stdout.count("FAILS, as known") >= 2
+    page = (tmp_path / "new" / "claims.md").read_text()
+    assert page.count("| **fails**") == run.stdout.count("FAILS, as known")
+    assert sum(f"| {s.name} |" in page for s in STATEMENTS) == sum(s.quick for s in STATEMENTS)
 
 
 def test_there_are_enough_statements_and_none_twice():
     assert len(STATEMENTS) >= 40
     assert len({s.name for s in STATEMENTS}) == len(STATEMENTS)
     assert {s.section for s in STATEMENTS} >= set(range(2, 10))
+
+
+def test_the_page_of_claims_has_them_all():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "claims.md").read_text()
+    assert all(f"| {s.name} |" in page for s in STATEMENTS)
+    assert all(f"`jaxsde verify --only {s.group}`" in page for s in STATEMENTS)
+
+
+def test_a_page_of_claims_by_hand():
+    one = Statement("a claim", "sgd", 2, "Lemma 1", "|x| = 1", Verdict.HOLDS, True, lambda budget: None)
+    found = (Finding(1.0, 1.25, 0.01, verdict, "off") for verdict in (Verdict.FAILS, Verdict.HOLDS))
+    outcomes = [Outcome(one, finding, seconds) for finding, seconds in zip(found, (3.0, 70.0), strict=True)]
+    rows = js.reporting.verification_document(Verification(outcomes, 0)).splitlines()[-2:]
+    assert rows == [
+        "| a claim | \\|x\\| = 1 | Lemma 1; section 2 | 1 | 1.25 ± 0.01 | **fails**, otherwise than known (off) | seconds |",
+        "| a claim | \\|x\\| = 1 | Lemma 1; section 2 | 1 | 1.25 ± 0.01 | holds (off) | minutes |",
+    ]
 
 
 def test_experiments_name_the_statements_that_judge_them():
