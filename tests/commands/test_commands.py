@@ -103,9 +103,8 @@ def test_a_model_that_the_optimizer_lacks_is_an_error_that_names_those_it_has(co
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
         _call(monkeypatch, command, "sign_sgd", "--model", "malladi")
-    assert (
-        caught.value.code == "jaxsde: SignSGD's model must be one of 'compagnoni', 'ode', 'phase-1', 'phase-3', got 'malladi'"
-    )
+    models = "'compagnoni', 'second-order', 'ode', 'phase-1', 'phase-3'"
+    assert caught.value.code == f"jaxsde: SignSGD's model must be one of {models}, got 'malladi'"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -59,6 +59,17 @@ def _mixing():
     return way.laws["loss"].distance
 
 
+def _multilevel():
+    run = dict(steps=4, stderr=0.05, pilot=64, key=KEY, progress=False)
+    return js.multilevel(js.SGD(0.1).sde(PROBLEM), X0, {"loss": PROBLEM.loss}, **run)["loss"].mean
+
+
+def _noises():
+    batches = [np.asarray(EXAMPLES)[[i % 8, (i + 3) % 8]] for i in range(16)]
+    report = js.batch_noise(lambda w, batch: jnp.mean((batch @ w) ** 2), X0, batches, progress=False)
+    return js.advise(BATCHES, X0, js.RMSprop(0.1), batch_size=4, draws=16, progress=False).floor, report.variance
+
+
 def _derived():
     return _mean(js.Optax(optax.sgd, 0.1).sde(PROBLEM))
 
@@ -146,6 +157,9 @@ ALL = QUICK | {
     "counts": _counted,
     "mixing": _mixing,
     "a derived SDE": _derived,
+    "multilevel": _multilevel,
+    "noises": _noises,
+    "second-order drift": lambda: _mean(js.AdamW(0.1).sde(BATCHES, "second-order-drift")),
     "laws": _every_law,
     "networks": _networks,
     "stationary": lambda: js.stationary(js.SGD(0.5).chain(PROBLEM), X0, key=KEY, seeds=16, steps=16, progress=False).covariance,
@@ -172,7 +186,18 @@ ALL = QUICK | {
 
 
 # These compile for many seconds each.
-SLOW = {"networks", "weak_error", "compare", "laws", "stationary", "stationary, batches", "expectations", "reducers", "mixing"}
+SLOW = {
+    "networks",
+    "weak_error",
+    "compare",
+    "laws",
+    "stationary",
+    "stationary, batches",
+    "expectations",
+    "reducers",
+    "mixing",
+    "multilevel",
+}
 
 
 @contextlib.contextmanager
