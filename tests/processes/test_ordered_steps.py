@@ -71,25 +71,61 @@ def test_runs_with_and_without_the_order_agree():
     np.testing.assert_allclose(runs[0].variance, runs[1].variance, rtol=1e-3, atol=1e-9)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other compilers arrange their buffers in other ways")
-@pytest.mark.parametrize("kind", ["chain", "sde"])
-@pytest.mark.parametrize("name", BY_NAME)
-def test_no_array_of_the_state_is_copied_at_a_step(name, kind):
-    optimizer = BY_NAME[name]
-    if kind == "sde" and not optimizer.models:
-        pytest.skip("it has no SDE")
-    seeds, d = 96, 112  # a shape that nothing else has
-    problem = js.Problem(js.Quadratic(jnp.ones(d)), js.Gaussian(0.5))
+_SEEDS, _SIZE = 96, 112  # a shape that nothing else has
+_KERNELS = [
+    ("sgd", 1, 1),
+    ("momentum", 2, 2),
+    ("sign_sgd", 1, 1),
+    ("rmsprop", 3, 2),
+    ("rmspropw", 3, 2),
+    ("adam", 4, 3),
+    ("adamw", 4, 3),
+]
+
+
+def _loops(optimizer, kind):
+    """The computations of the compiled program that makes steps, but for the one that calls them."""
+    problem = js.Problem(js.Quadratic(jnp.ones(_SIZE)), js.Gaussian(0.5))
     process = optimizer.chain(problem) if kind == "chain" else optimizer.sde(problem).discretised(2)
 
     def advance(states, keys, start, stop):
         return jax.vmap(lambda state, key: process.run(state, start, stop, key))(states, keys)
 
     of_seed = lambda seed: _random.seed_key(_random.stream_key(jax.random.key(0)), seed)
-    begin = lambda seed: (process.init(jnp.ones(d), of_seed(seed)), process.noise_key(of_seed(seed)))
-    shapes = jax.eval_shape(jax.vmap(begin), jnp.arange(seeds, dtype=jnp.int32))
+    begin = lambda seed: (process.init(jnp.ones(_SIZE), of_seed(seed)), process.noise_key(of_seed(seed)))
+    shapes = jax.eval_shape(jax.vmap(begin), jnp.arange(_SEEDS, dtype=jnp.int32))
     bound = jax.ShapeDtypeStruct((), jnp.int32)
     text = jax.jit(advance, donate_argnums=0).lower(*shapes, bound, bound).compile().as_text()
-    loops = [part for part in re.split(r"\n(?=\S[^\n]*\{\n)", text) if not part.startswith("ENTRY")]
-    copies = [len(re.findall(rf"= f\d+\[{seeds},{d}\]\S* copy\(", part)) for part in loops]
+    parts = [part for part in re.split(r"\n(?=\S[^\n]*\{\n)", text) if not part.startswith("ENTRY")]
+    return text, parts
+
+
+on_processors = pytest.mark.skipif(jax.default_backend() != "cpu", reason="other compilers arrange their buffers in other ways")
+
+
+@on_processors
+@pytest.mark.parametrize("kind", ["chain", "sde"])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_no_array_of_the_state_is_copied_at_a_step(name, kind):
+    optimizer = BY_NAME[name]
+    if kind == "sde" and not optimizer.models:
+        pytest.skip("it has no SDE")
+    _, loops = _loops(optimizer, kind)
+    copies = [len(re.findall(rf"= f\d+\[{_SEEDS},{_SIZE}\]\S* copy\(", part)) for part in loops]
     assert len(loops) > 3 and not any(copies)
+
+
+@on_processors
+@pytest.mark.sweep
+@pytest.mark.parametrize(("name", "of_chain", "of_sde"), _KERNELS)
+def test_a_step_is_hardly_more_kernels_than_the_state_has_arrays(name, of_chain, of_sde):
+    """One for each array of the state; chains of adaptive methods keep the stochastic gradient, which several read."""
+    for kind, most in (("chain", of_chain), ("sde", of_sde)):
+        text, loops = _loops(BY_NAME[name], kind)
+        bodies = set(re.findall(r"body=%?([\w.-]+)", text))
+        counts = [
+            len(re.findall(rf"= f\d+\[{_SEEDS},{_SIZE}\]\S* (?:fusion|call|custom-call)\(", part))
+            for part in loops
+            if part.split()[0].lstrip("%") in bodies
+        ]
+        assert 0 < max(counts) <= most
