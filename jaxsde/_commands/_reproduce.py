@@ -19,7 +19,7 @@ class Reproduce(Output, Resumable):
     list: bool = False
     """List the experiments, and do nothing else."""
     small: bool = False
-    """A small version, of less than a minute on two cores."""
+    """A small version, of about a minute on two cores."""
 
 
 def run_reproduce(arguments: Reproduce) -> None:
@@ -35,7 +35,7 @@ def run_reproduce(arguments: Reproduce) -> None:
         raise ValueError(f"{given}: there are {known}; --list says what they are")
     prepare_picture_and_numbers(arguments.out)
     minutes = studies.EXPERIMENTS[arguments.name].minutes
-    expected = "under a minute" if arguments.small else f"about {minutes:g} min"
+    expected = "about a minute" if arguments.small else f"about {minutes:g} min"
     print(f"{arguments.name}: {studies.EXPERIMENTS[arguments.name].claim}; {expected} on two cores", flush=True)
     start = time.monotonic()
     shown = lambda line: print(f"[{time.monotonic() - start:5.0f} s] {line}", flush=True)

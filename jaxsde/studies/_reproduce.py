@@ -76,7 +76,7 @@ def reproduce(name: str, *, small: bool = False, report: Callable[[str], Any] = 
     **Arguments:**
 
     - `name`: one of `EXPERIMENTS`.
-    - `small`: whether to run a small version, of less than a minute on two cores, that shows how rather than what.
+    - `small`: whether to run a small version, of about a minute on two cores, that shows how rather than what.
     - `report`: called with a line of text as results come in.
 
     **Returns:** a [`Study`][], for `jaxsde.reporting.study_table`, `.plot_study` and `.save_study`.

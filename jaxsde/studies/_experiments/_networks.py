@@ -93,7 +93,8 @@ def _compared(scale: Scale, name: str, opt: Any, problem: Problem, x0: Any, key:
             continue  # it has none
         # An ODE that starts at one point is the same for every seed, but for the optimizer's first steps.
         lone = model == "ode" and opt.sde(problem).start_steps == 0
-        for substeps in substeps_of_run:
+        # Small, the paper's SDE alone shows what a single substep does.
+        for substeps in substeps_of_run[-1:] if scale.small and label != "paper" else substeps_of_run:
             stream = jax.random.fold_in(key, 1 + substeps)
             sde = run(opt.sde(problem, model=model), seeds=1 if lone else seeds, substeps=substeps, key=stream)
             gaps[label, substeps] = gap_between(chain, sde)
