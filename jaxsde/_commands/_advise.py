@@ -13,7 +13,7 @@ from .._extras import require
 from .._registry import OPTIMIZERS
 from ..estimation import advise
 from ..problems import Problem
-from ..simulation import Samples, simulate
+from ..studies import trained
 from ._optimizers import make_by_name, settings_of
 from ._output import Output, prepare, write_files
 
@@ -80,7 +80,7 @@ def run_advise(arguments: Advise) -> None:
     problem = Problem.from_data(networks.cross_entropy, examples, batch_size=arguments.batch)
     net: Any = _NETWORKS[arguments.network](shape, classes, first)
     if arguments.after:
-        net = _trained(optimizer.chain(problem), net, arguments.after, second)
+        net = trained(optimizer.chain(problem), net, arguments.after, second, progress=True)
     advice = advise(
         problem, net, optimizer, batch_size=arguments.to, key=third, draws=arguments.draws, tolerance=arguments.tolerance
     )
@@ -93,14 +93,3 @@ def run_advise(arguments: Advise) -> None:
     draw = lambda path: reporting.plot_noise(advice.report).savefig(path, dpi=150)
     [picture] = write_files(arguments.out, {name: draw}, force=arguments.force)
     print(f"wrote {picture}")
-
-
-def _trained(chain: Any, net: Any, steps: int, key: jax.Array) -> Any:
-    run = simulate(chain, net, steps=steps, seeds=1, key=key, every=steps, observe={"net": _itself}, reduce=Samples())
-    if run.diverged[-1]:
-        raise ValueError(f"training diverged within {steps} steps: there is no noise to measure")
-    return jax.tree.map(lambda leaf: leaf[-1, 0], run["net"].values)
-
-
-def _itself(params: Any) -> Any:
-    return params

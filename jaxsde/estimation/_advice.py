@@ -1,7 +1,8 @@
 """`advise`: what the gradient noise at a point says of learning rate and batch size."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy  # whose parts load when they are first used
@@ -24,7 +25,7 @@ from ..problems import Problem
 from ._noise_report import NoiseReport, noise_report
 
 # A tail index below this leaves the variance unsure: its own estimate has no variance for 4, and there is none for 2.
-HEAVY_TAIL = 3.0
+_HEAVY_TAIL = 3.0
 # So large a share of the mean sign may be due to noise that is not normal.
 _NORMAL = 0.5
 _SIGN = "SignSGD"
@@ -65,8 +66,6 @@ class Advice(NamedTuple):
     report: NoiseReport
     kind: str
     """Which of the report's numbers by optimizer are this one's."""
-    signal_to_noise: float
-    """Of all parameters: the norm of the gradient over that of the noise."""
     theory_rate: float
     """The largest learning rate at which the SDE should hold, within the report's tolerance."""
     stable_rate: float
@@ -75,10 +74,18 @@ class Advice(NamedTuple):
     floor: float
     """How far above its minimum the noise would keep the loss at the optimizer's learning rate, were the loss a quadratic and
     the noise as it is here."""
-    heavy_tails: bool
-    """Whether the tail of the noise leaves its variance unsure, so that signs are the safer choice."""
     scaling: Scaling | None
     """For the batch size that was asked about."""
+
+    @property
+    def signal_to_noise(self) -> float:
+        """Of all parameters: the norm of the gradient over that of the noise."""
+        return self.report.whole.signal_to_noise
+
+    @property
+    def heavy_tails(self) -> bool:
+        """Whether the tail of the noise leaves its variance unsure, on which all optimizers but those of signs depend."""
+        return self.report.whole.tail_index < _HEAVY_TAIL
 
 
 def advise(
@@ -132,7 +139,7 @@ def advise(
     0.5
     """
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
-    kind = _kind(opt)
+    kind, piled, damping = _response(opt)
     batch = batch_of(problem)
     if batch_size is not None:
         batch_size = _checks.count("batch_size", batch_size)
@@ -143,27 +150,16 @@ def advise(
             )
     report = noise_report(problem, params, key=key, draws=draws, tolerance=tolerance, progress=progress)
     steepest = report.curvature[kind]
-    theory = report.learning_rate[kind] / _piled(opt)
     return Advice(
         optimizer=opt,
         batch_size=batch,
         report=report,
         kind=kind,
-        signal_to_noise=report.whole.signal_to_noise,
-        theory_rate=theory,
-        stable_rate=2 * _damping(opt) / steepest if steepest else math.inf,
-        floor=float(opt.rate) * _piled(opt) * report.floor[kind],
-        heavy_tails=report.whole.tail_index < HEAVY_TAIL,
+        theory_rate=report.learning_rate[kind] / piled,
+        stable_rate=2 * damping / steepest if steepest else math.inf,
+        floor=float(opt.rate) * piled * report.floor[kind],
         scaling=None if batch_size is None or batch is None else _scaling(opt, kind, report, batch, batch_size),
     )
-
-
-def _kind(opt: AbstractOptimizer) -> str:
-    for classes, kind in (((SGD, Momentum), "SGD"), ((SignSGD,), _SIGN), ((RMSprop, RMSpropW, Adam, AdamW), _ADAPTIVE)):
-        if type(opt) in classes:
-            return kind
-    _checks.instance("opt", opt, AbstractOptimizer, "an optimizer such as jaxsde.SGD(0.01)")
-    raise ValueError(f"advice is for SGD, Momentum, SignSGD, RMSprop(W) and Adam(W), got {opt.called}")
 
 
 def batch_of(problem: Problem) -> int | None:
@@ -172,18 +168,43 @@ def batch_of(problem: Problem) -> int | None:
     return getattr(holder, "batch_size", None)
 
 
-def _piled(opt: AbstractOptimizer) -> float:
-    """How many times its learning rate an optimizer moves by each gradient, in the end."""
-    return 1 / (1 - float(opt.momentum)) if isinstance(opt, Momentum) else 1.0
+class _Response(NamedTuple):
+    """How an optimizer's steps answer to gradients."""
 
-
-def _damping(opt: AbstractOptimizer) -> float:
+    kind: str
+    """Which of a report's preconditioners is its own."""
+    piled: float = 1.0
+    """How many times its learning rate it moves by each gradient, in the end."""
+    damping: float = 1.0
     """How many times as large a learning rate a mean of gradients keeps stable on a quadratic."""
-    if isinstance(opt, Momentum):
-        return 1 + float(opt.momentum)
-    if isinstance(opt, (Adam, AdamW)):
-        return (1 + float(opt.b1)) / (1 - float(opt.b1))
-    return 1.0
+
+
+def _of_momentum(opt: Any) -> _Response:
+    return _Response("SGD", piled=1 / (1 - float(opt.momentum)), damping=1 + float(opt.momentum))
+
+
+def _of_adam(opt: Any) -> _Response:
+    return _Response(_ADAPTIVE, damping=(1 + float(opt.b1)) / (1 - float(opt.b1)))
+
+
+# An optimizer that is not here is refused: a subclass may do anything with what it inherits.
+_RESPONSES: dict[type[AbstractOptimizer], Callable[[Any], _Response]] = {
+    SGD: lambda opt: _Response("SGD"),
+    Momentum: _of_momentum,
+    SignSGD: lambda opt: _Response(_SIGN),
+    RMSprop: lambda opt: _Response(_ADAPTIVE),
+    RMSpropW: lambda opt: _Response(_ADAPTIVE),
+    Adam: _of_adam,
+    AdamW: _of_adam,
+}
+
+
+def _response(opt: AbstractOptimizer) -> _Response:
+    _checks.instance("opt", opt, AbstractOptimizer, "an optimizer such as jaxsde.SGD(0.01)")
+    if type(opt) not in _RESPONSES:
+        known = ", ".join(kind.__name__ for kind in _RESPONSES)
+        raise ValueError(f"advice is for {known}, got {opt.called}")
+    return _RESPONSES[type(opt)](opt)
 
 
 def _scaling(opt: AbstractOptimizer, kind: str, report: NoiseReport, batch: int, batch_size: int) -> Scaling:
@@ -203,7 +224,7 @@ def _scaling(opt: AbstractOptimizer, kind: str, report: NoiseReport, batch: int,
         refused=refused,
         steps=1 / ratio,
         distortion=distortion,
-        rate_fits=new is not None and float(new.rate) * _piled(new) <= largest,
+        rate_fits=new is not None and float(new.rate) * _response(new).piled <= largest,
         noise_dominates=distortion <= report.tolerance,
         normal_signs=kind != _SIGN or not report.whole.sign_gap > _NORMAL * mean_sign,
     )

@@ -108,7 +108,8 @@ def multilevel(
     **Returns:** [`Multilevel`][]: by name `.mean`, `.stderr` and `.bias`, of shape `(k,)` or `()`; and `.levels`, `.gain`.
 
     **Raises:** `ValueError` or `TypeError` for arguments that don't fit, for a standard error that would need more than 2^30
-    seeds, and where seeds diverge at all levels. A warning says where the solver's error stays larger than it should be.
+    seeds, and where so many seeds diverge at a level that it has no mean. A warning says where the solver's error stays larger
+    than it should be. Where some seeds diverge, `.diverged` counts them: those that are left are not the same at all levels.
 
     >>> import jaxsde as js
     >>> problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
@@ -138,10 +139,10 @@ def multilevel(
 
     levels = [drawn(level, pilot) for level in range(_LEAST_LEVELS)]
     while True:
-        for _ in range(3):  # variances change a little as seeds are added
-            more = [n - level.seeds for n, level in zip(_seeds(levels, wanted, substeps), levels, strict=True)]
+        # Variances change a little as seeds are added.
+        while any(more := [max(0, n - of.seeds) for n, of in zip(_seeds(levels, wanted, substeps), levels, strict=True)]):
             for i, extra in enumerate(more):
-                if extra > 0:
+                if extra:
                     levels[i] = levels[i].merged(drawn(i, math.ceil(extra / pilot) * pilot))
         values = {name: _limit(levels, name) for name in functions}
         large = [name for name in functions if _is_large(levels, name, _BIAS * wanted[name])]
@@ -181,15 +182,16 @@ def _wanted(stderr: float | Mapping[str, float], functions: Functions) -> dict[s
 
 
 def _sums(values: Mapping[str, Expectation], seeds: int, diverged: np.ndarray) -> _Sums:
+    kept = seeds - int(diverged[-1])
     last = {name: Expectation(*(entry[-1] for entry in value)) for name, value in values.items()}
     for name, value in last.items():
-        if not np.all(np.isfinite(value.mean)):
-            lost = int(diverged[-1])
-            raise ValueError(f"{name} has no finite mean: {lost} of {seeds} seeds diverged")
-    kept = seeds - int(diverged[-1])
+        if kept < 2 or not np.all(np.isfinite([value.mean, value.stderr])):
+            raise ValueError(
+                f"{name} has no finite mean and variance: {seeds - kept} of {seeds} seeds diverged; more substeps may help"
+            )
     variance = {name: kept * value.stderr**2 for name, value in last.items()}
     plain = {name: variance[name] * value.reduction for name, value in last.items()}
-    return _Sums(kept, {name: value.mean for name, value in last.items()}, variance, plain, int(diverged[-1]))
+    return _Sums(kept, {name: value.mean for name, value in last.items()}, variance, plain, seeds - kept)
 
 
 def _cost(level: int, substeps: int) -> float:

@@ -18,7 +18,8 @@ from ..optimizers import AbstractOptimizer
 from ..problems import Problem
 from ..simulation import Samples, simulate
 from ._advice import batch_of
-from ._noise_report import CURVATURES, NoiseReport, noise_report, reported
+from ._curvature import LEAST_PRODUCTS, PRECONDITIONERS
+from ._noise_report import NoiseReport, noise_report, reported
 
 _LEAST_BATCHES = 16
 
@@ -100,12 +101,11 @@ def noise_path(
     key = _random.typed_key(jax.random.key(0) if key is None else key)
     training, drawing = jax.random.split(key)
     run = simulate(
-        opt.chain(problem), params, steps=steps, every=every, seeds=1, key=training, reduce=Samples(), progress=progress,
-        observe={"params": _itself, "loss": problem.loss},
-    )  # fmt: skip
+        opt.chain(problem), params, steps=steps, every=every, seeds=1, key=training, reduce=Samples(), progress=progress
+    )
     if run.diverged[-1]:
         raise ValueError(f"training diverged within {steps} steps: there is no noise to follow")
-    places = [jax.tree.map(lambda leaf, n=n: leaf[n, 0], run["params"].values) for n in range(len(run.steps))]
+    places = [jax.tree.map(lambda leaf, n=n: leaf[n, 0], run["x"].values) for n in range(len(run.steps))]
     reports = [
         noise_report(problem, place, key=jax.random.fold_in(drawing, n), draws=draws, progress=progress, **more)
         for n, place in enumerate(places)
@@ -152,11 +152,11 @@ def batch_noise(
         raise TypeError(f"loss must be callable, (params, batch) -> scalar, got {loss!r:.60}")
     draws = _checks.count("draws", draws, least=_LEAST_BATCHES)
     _checks.scalar("tolerance", tolerance, low=0.0, high=1.0)
-    curvature_products = _checks.count("curvature_products", curvature_products, least=12)
+    curvature_products = _checks.count("curvature_products", curvature_products, least=LEAST_PRODUCTS)
     taken = list(itertools.islice(iter(batches), draws))
     if len(taken) < _LEAST_BATCHES:
         raise ValueError(f"batches must be at least {_LEAST_BATCHES}, got {len(taken)}")
-    with progress_bar(progress, len(taken) + CURVATURES * curvature_products, "gradient") as bar:
+    with progress_bar(progress, len(taken) + len(PRECONDITIONERS) * curvature_products, "gradient") as bar:
         rows = []
         for batch in taken:
             rows.append(
@@ -184,7 +184,3 @@ def _batch_gradient(loss: Callable[[PyTree, Any], Any], params: PyTree, batch: A
 
 def _at_batch(loss: Callable[[PyTree, Any], Any], batch: Any, params: PyTree) -> Array:
     return loss(params, batch)
-
-
-def _itself(params: Any) -> Any:
-    return params

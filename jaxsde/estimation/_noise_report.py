@@ -10,16 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy  # whose parts load when they are first used
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .. import _checks, _random
 from .._progress import progress_bar
-from .._special import SIGN_SLOPE
 from .._traced import with_traced
-from .._tree import cast, flat
+from .._tree import cast
 from .._typing import Key
 from ..problems import MeanLoss, Problem
+from ._curvature import LEAST_PRODUCTS, PRECONDITIONERS, inverse_root, largest_curvature, sustained_loss
 
 # The share of the numbers, the largest ones, that the tail index is estimated from, and how many numbers are used at most.
 _TAIL, _MOST_NUMBERS = 0.01, 2_000_000
@@ -29,13 +28,6 @@ _CALLS, _AT_ONCE = 32, 8
 
 # So many numbers of the noise are worked on at a time: what is computed from them stays in the caches, or nearly so.
 _NUMBERS_AT_ONCE = 2**20
-
-# The largest number of coordinates for which the Hessian is formed. Beyond it, the largest eigenvalue is found by Lanczos's
-# iteration, to this relative accuracy and with a basis of this size at least.
-_DENSE, _ACCURACY, _BASIS = 64, 0.01, 12
-
-# A vector that is so short next to the eigenvalue is rounding: there are no more directions.
-_NOTHING = 1e-5
 
 
 class LayerNoise(NamedTuple):
@@ -155,8 +147,8 @@ def noise_report(
     _checks.scalar("tolerance", tolerance, low=0.0, high=1.0)
     curvature_examples = _checks.count("curvature_examples", curvature_examples)
     key = _random.stream_key(jax.random.key(0) if key is None else key)
-    curvature_products = _checks.count("curvature_products", curvature_products, least=_BASIS)
-    with progress_bar(progress, draws + len(_SCALES) * curvature_products, "gradient") as bar:
+    curvature_products = _checks.count("curvature_products", curvature_products, least=LEAST_PRODUCTS)
+    with progress_bar(progress, draws + len(PRECONDITIONERS) * curvature_products, "gradient") as bar:
         gradient = _gradient(problem, params)
         means = [np.asarray(leaf, np.float32).ravel() for leaf in jax.tree.leaves(gradient)]
         noises = _draw(problem, params, jax.random.split(key, draws), means, bar)
@@ -191,11 +183,10 @@ def reported(
     shares = np.geomspace(1, 1e-5, 200)
     variance = np.concatenate([own.square for own in sums])
     curvature, error, floor = {}, {}, {}
-    for name, scale in _SCALES.items():
-        root = _inverse_root(scale, gradient, jnp.asarray(variance))
-        inverse = np.asarray(root, float) ** 2
-        floor[name] = 0.25 * float(np.sum(1 / inverse if scale is _sign_scale else variance * inverse))
-        curvature[name], error[name] = _largest(loss, params, root, products, bar)
+    for name, preconditioner in PRECONDITIONERS.items():
+        root = inverse_root(preconditioner.scale, gradient, jnp.asarray(variance))
+        floor[name] = sustained_loss(preconditioner, root, variance)
+        curvature[name], error[name] = largest_curvature(loss, params, root, products, bar)
     return NoiseReport(
         layers=layers,
         whole=whole,
@@ -345,83 +336,3 @@ def _sign_gaps(gradient: np.ndarray, noise: np.ndarray, variance: np.ndarray) ->
     found = above - below
     chance = (above + below - found**2) / (len(noise) - 1)
     return float(np.sum((found - normal) ** 2 - chance))
-
-
-def _unscaled(variance: Array, square: Array) -> Array:
-    del variance
-    return jnp.ones_like(square)
-
-
-def _sign_scale(variance: Array, square: Array) -> Array:
-    return float(1 / SIGN_SLOPE) * jnp.sqrt(variance) + _floor(square)
-
-
-def _adaptive_scale(variance: Array, square: Array) -> Array:
-    del variance
-    return jnp.sqrt(square) + _floor(square)
-
-
-def _floor(square: Array) -> Array:
-    # Coordinates without noise and gradient don't move; a floor keeps them from counting as infinitely steep.
-    return 1e-6 * jnp.sqrt(jnp.mean(square)) + float(jnp.finfo(jnp.float32).tiny)
-
-
-# The diagonal of P, by optimizer, from the variance of a stochastic gradient and its mean square.
-_SCALES = {"SGD": _unscaled, "SignSGD": _sign_scale, "RMSprop, Adam": _adaptive_scale}
-CURVATURES = len(_SCALES)
-
-
-@eqx.filter_jit
-def _inverse_root(scale: Callable[[Array, Array], Array], gradient: PyTree, variance: Array) -> Array:
-    """Computes the diagonal of P^{-1/2}."""
-    mean = flat(gradient)
-    variance = variance.astype(mean.dtype)
-    return 1 / jnp.sqrt(scale(variance, variance + mean**2))
-
-
-def _largest(loss: Callable[[PyTree], Array], params: PyTree, root: Array, products: int, bar: Any) -> tuple[float, float]:
-    """Computes the largest absolute eigenvalue of R H R with the Hessian H and a diagonal R, and its relative error."""
-    size = root.size
-    if size <= _DENSE:
-        matrix = jax.vmap(lambda v: _product(loss, params, root, v))(jnp.eye(size, dtype=root.dtype))
-        bar.update(products)
-        return float(np.max(np.abs(np.linalg.eigvalsh(np.asarray(matrix, float))))), 0.0
-    start = np.random.default_rng(0).standard_normal(size).astype(root.dtype)
-    return _lanczos(lambda v: np.asarray(_product(loss, params, root, jnp.asarray(v))), start, products, bar)
-
-
-def _lanczos(times: Callable[[np.ndarray], np.ndarray], v: np.ndarray, most: int, bar: Any) -> tuple[float, float]:
-    """Computes the largest absolute eigenvalue of a symmetric matrix by Lanczos's iteration from `v`, with `most`
-    products at most, and a bound on the relative distance of some eigenvalue from it."""
-    basis, matrix = np.empty((most, v.size), v.dtype), np.zeros((most, most))
-    largest, error, length = math.nan, math.nan, float(np.linalg.norm(v))
-    for n in range(most):
-        basis[n] = v / length
-        v = times(basis[n])
-        bar.update(1)
-        # Twice is enough for a basis that is orthogonal to rounding.
-        for _ in range(2):
-            share = basis[: n + 1] @ v
-            v = v - share @ basis[: n + 1]
-            matrix[n, n] += float(share[n])
-        length = float(np.linalg.norm(v))
-        if not math.isfinite(length):
-            return math.nan, math.nan
-        values, vectors = np.linalg.eigh(matrix[: n + 1, : n + 1])
-        top = int(np.argmax(np.abs(values)))
-        largest, rest = float(abs(values[top])), length * float(abs(vectors[-1, top]))
-        error = rest / largest if largest else (math.inf if rest else 0.0)
-        exhausted = length <= _NOTHING * largest
-        if exhausted or (n + 1 >= _BASIS and error <= _ACCURACY):
-            bar.update(most - n - 1)
-            break
-        if n + 1 < most:
-            matrix[n, n + 1] = matrix[n + 1, n] = length
-    return largest, error
-
-
-@eqx.filter_jit
-def _product(loss: Callable[[PyTree], Array], params: PyTree, root: Array, v: Array) -> Array:
-    _, unravel = ravel_pytree(params)
-    along = unravel((root * v).astype(root.dtype))
-    return root * flat(jax.jvp(jax.grad(loss), (params,), (along,))[1])

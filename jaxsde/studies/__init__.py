@@ -12,4 +12,5 @@ from ._sweeps import (
     rates as rates,
     sweep_study as sweep_study,
 )
+from ._training import trained as trained
 from ._verify import QUICK as QUICK, Outcome as Outcome, Verification as Verification, groups as groups, verify as verify

@@ -138,7 +138,7 @@ def test_words_of_each_paragraph():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: _advice(js.Lion(0.1)), ValueError, "advice is for SGD, .* got Lion"),
+        (lambda: _advice(js.Lion(0.1)), ValueError, "advice is for SGD, Momentum, .* got Lion"),
         (lambda: _advice("adam"), TypeError, "opt must be"),
         (lambda: _advice(js.SGD(0.1), batch_size=8), ValueError, "Gaussian noise knows none"),
         (lambda: _advice(js.SGD(0.1), BATCHES, jnp.zeros(3), batch_size=0), ValueError, "batch_size"),

@@ -112,7 +112,7 @@ def test_what_cannot_be_is_refused(change, error, message):
 
 def test_where_all_seeds_diverge_there_is_no_expectation():
     problem = js.Problem(lambda x: -jnp.sum(x**4), js.Gaussian(1.0))
-    with pytest.raises(ValueError, match="square has no finite mean: 1024 of 1024 seeds diverged"):
+    with pytest.raises(ValueError, match="no finite mean and variance: 1024 of 1024 seeds diverged"):
         js.multilevel(
             js.SGD(0.5).sde(problem),
             jnp.ones(1),

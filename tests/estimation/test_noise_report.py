@@ -137,7 +137,7 @@ def test_a_curvature_that_takes_too_many_products_is_said_to_be_a_lower_bound():
 
 
 def test_the_work_is_that_of_the_products_and_draws_asked_for(monkeypatch):
-    from jaxsde.estimation import _noise_report
+    from jaxsde.estimation import _curvature, _noise_report
 
     class Bar:
         def __init__(self, wanted, total, unit):
@@ -154,9 +154,9 @@ def test_the_work_is_that_of_the_products_and_draws_asked_for(monkeypatch):
             assert amount >= 0
             self.done += amount
 
-    bars, products, product = [], [], _noise_report._product
+    bars, products, product = [], [], _curvature._product
     monkeypatch.setattr(_noise_report, "progress_bar", Bar)
-    monkeypatch.setattr(_noise_report, "_product", lambda *arguments: products.append(None) or product(*arguments))
+    monkeypatch.setattr(_curvature, "_product", lambda *arguments: products.append(None) or product(*arguments))
     problem = js.Problem(js.Quadratic(jnp.linspace(1e-3, 3.0, 500)), js.Gaussian(1.0))
     for count, draws, progress in ((12, 100, True), (64, 33, False)):
         products.clear()

@@ -10,9 +10,10 @@ from ... import data, networks
 from ...estimation import Advice, advise
 from ...optimizers import SGD, AbstractOptimizer, AdamW, RMSprop, SignSGD
 from ...problems import Problem
-from ...simulation import Ensemble, Samples, simulate
+from ...simulation import Ensemble, simulate
 from .._experiment import Scale, Study
 from .._panels import Curve, Panel, curve
+from .._training import trained
 
 _COLUMNS = "data", "optimizer", "rate", "batch", "to", "promised", "distortion", "gap/decrease", "chance", "why not"
 _RECORDS = 5
@@ -33,7 +34,8 @@ def advice_study(scale: Scale) -> Study:
             problem, larger = (Problem.from_data(networks.cross_entropy, split, batch_size=size) for size in (batch, to))
             width = split[0].shape[1:]
             net = networks.MLP(int(np.prod(width)), 10, width=scale.pick(16, 32), layers=2, key=scale.key(batch))
-            start = _warmed(problem, net, scale.key(100 + batch))
+            # At the very start the gradient is at its largest.
+            start = trained(AdamW(1e-3).chain(problem), net, 200, scale.key(100 + batch))
             for number, opt in enumerate(_optimizers(scale)):
                 found = advise(problem, start, opt, batch_size=to, draws=scale.pick(64, 256), progress=False)
                 tried = _tried(scale, found, problem, larger, start, scale.key(1000 + 10 * batch + number))
@@ -85,19 +87,6 @@ def _data(scale: Scale) -> list[tuple[str, Any, list[tuple[int, int]]]]:
 def _optimizers(scale: Scale) -> list[AbstractOptimizer]:
     adam = AdamW(2e-4, b1=0.9, b2=0.99)
     return scale.pick([SGD(0.005), adam], [SGD(0.005), SGD(0.05), SignSGD(2e-4), RMSprop(2e-4, 0.99, initial_scale=1e-3), adam])
-
-
-def _warmed(problem: Problem, net: Any, key: PRNGKeyArray) -> Any:
-    """The parameters after 200 steps: at the very start the gradient is at its largest."""
-    run = simulate(
-        AdamW(1e-3).chain(problem), net, steps=200, seeds=1, key=key, every=200, observe={"net": _itself}, reduce=Samples(),
-        progress=False,
-    )  # fmt: skip
-    return jax.tree.map(lambda leaf: leaf[-1, 0], run["net"].values)
-
-
-def _itself(params: Any) -> Any:
-    return params
 
 
 def _tried(scale: Scale, found: Advice, problem: Problem, larger: Problem, start: Any, key: PRNGKeyArray) -> _Tried | None:

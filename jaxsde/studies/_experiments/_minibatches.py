@@ -13,10 +13,11 @@ from ..._tree import flat
 from ...estimation import noise_report
 from ...optimizers import SGD, AdamW, RMSprop, SignSGD, svag
 from ...problems import Gaussian, Problem
-from ...simulation import Ensemble, Samples, simulate
+from ...simulation import Ensemble, simulate
 from .._experiment import Scale, Study
 from .._gap import CHANCE, gap_between
 from .._panels import Curve, Panel, curve
+from .._training import trained
 
 # What an optimizer is compared with looks the same in every panel.
 _LINES = {
@@ -239,12 +240,7 @@ def scaling_study(scale: Scale) -> Study:
 def _trained(scale: Scale, examples: Any, network: Any) -> Any:
     """The network after 3,000 steps of Adam, on large batches."""
     problem = Problem.from_data(networks.cross_entropy, examples, batch_size=256)
-    opt = AdamW(1e-3, b1=0.9, b2=0.999, weight_decay=0.0)
-    observe = {"x": lambda x: x}
-    run = simulate(
-        opt.chain(problem), network, steps=3000, seeds=1, key=scale.key(1), reduce=Samples(), observe=observe, progress=False
-    )
-    return jax.tree.map(lambda leaf: leaf[-1, 0], run["x"].values)
+    return trained(AdamW(1e-3, b1=0.9, b2=0.999, weight_decay=0.0).chain(problem), network, 3000, scale.key(1))
 
 
 def _scores(one: Ensemble, other: Ensemble) -> np.ndarray:
