@@ -26,6 +26,13 @@ def _batches(count, seed=0):
         yield tuple(np.asarray(leaf)[rows] for leaf in DATA)
 
 
+def _trace(w, draws):
+    """The trace of the covariance at `w`, and the standard error of its estimate from so many draws."""
+    gradients = np.stack([np.asarray(jax.grad(_loss)({"w": w}, batch)["w"], float) for batch in _batches(500, seed=9)])
+    lengths = np.sum((gradients - np.asarray(PROBLEM.gradient(w))) ** 2, axis=1)
+    return float(jnp.trace(PROBLEM.noise.covariance(w))), np.std(lengths) / np.sqrt(draws)
+
+
 def _least_squares():
     features, target = (np.asarray(leaf, float) for leaf in DATA)
     return jnp.asarray(np.linalg.lstsq(features, target, rcond=None)[0], jnp.float32)
@@ -43,9 +50,8 @@ def test_a_path_is_the_optimizers_run_with_a_report_at_each_place():
     for n, report in enumerate(way.reports):
         np.testing.assert_allclose(report.gradient, run["g"].values[n, 0], rtol=1e-4, atol=1e-5)
         assert way.loss[n] == pytest.approx(float(PROBLEM.loss(run["x"].values[n, 0])), rel=1e-5)
-        trace = float(jnp.trace(PROBLEM.noise.covariance(run["x"].values[n, 0])))
-        # The trace of 512 draws of noise with heavy tails.
-        assert report.whole.noise_norm**2 == pytest.approx(trace, rel=0.4)
+        trace, stderr = _trace(run["x"].values[n, 0], draws=512)
+        assert abs(report.whole.noise_norm**2 - trace) < 6 * stderr
     assert way.signal_to_noise[0] > 1.5 * way.signal_to_noise[-1]
     np.testing.assert_allclose(way.critical_batch, 4 / way.signal_to_noise**2)
     hessian = np.asarray(FEATURES.T @ FEATURES, float) / 96
@@ -70,9 +76,9 @@ def test_batches_of_ones_own_loop_have_the_noise_of_the_problem():
     report = js.batch_noise(_loss, params, _batches(4000), draws=4000, progress=False)
     known = js.noise_report(PROBLEM, X0, draws=4000, key=KEY, progress=False)
     gradient = np.asarray(PROBLEM.gradient(X0))
-    trace = float(jnp.trace(PROBLEM.noise.covariance(X0)))
+    trace, stderr = _trace(X0, draws=4000)
     assert report.draws == 4000 and report.layers[0].name == "['w']"
-    assert report.whole.noise_norm**2 == pytest.approx(trace, rel=0.1)
+    assert abs(report.whole.noise_norm**2 - trace) < 6 * stderr
     length = np.linalg.norm(gradient)
     assert abs(report.whole.gradient_norm - length) < 6 * np.sqrt(trace / 4000)
     assert report.whole.effective_rank == pytest.approx(known.whole.effective_rank, rel=0.1)
@@ -88,7 +94,7 @@ def test_at_a_minimum_the_mean_of_the_draws_is_no_gradient():
         squares.append(report.whole.gradient_norm**2)
         naive.append(np.sum(report.gradient.astype(float) ** 2))
     trace = float(jnp.trace(PROBLEM.noise.covariance(params["w"])))
-    assert np.mean(naive) == pytest.approx(trace / 32, rel=0.6)
+    assert abs(np.mean(naive) - trace / 32) < 6 * np.std(naive) / np.sqrt(40)
     # Taken as 0 where it would be negative, it stays above 0 in the mean, by less than half of what is taken off.
     assert np.mean(squares) < 0.55 * np.mean(naive)
 
