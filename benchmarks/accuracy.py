@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -35,7 +36,69 @@ def run(setting: Setting) -> list[Report]:
     title = f"expected loss to a relative standard error of {_RELATIVE:g}; {few.dim} coordinates, {_STEPS} steps of SignSGD"
     columns = ("SignSGD's SDE", "seconds", "relative", "")
     remarks = [f"plain runs make {_SUBSTEPS} steps per optimizer step, and keep the error of these; multilevel extrapolates it"]
-    return [Report("accuracy", title, columns, rows, claims, remarks)]
+    return [Report("accuracy", title, columns, rows, claims, remarks), _controls(setting)]
+
+
+def _controls(setting: Setting) -> Report:
+    """Means with control variates beside plain ones of as many seeds of the same process."""
+    rows, claims = [], []
+    for name, process, start, loss, target in _controlled():
+        common: dict[str, Any] = dict(steps=_STEPS, seeds=setting.seeds, progress=False)
+        fine = partial(_expected_loss, process, start, loss, common)
+        crude = partial(_mean_loss, process, start, loss, common)
+        dear, cheap = (_seconds(make, setting.rounds) for make in (fine, crude))
+        reduction = float(np.median([fine(turn).reduction[-1] for turn in range(setting.rounds)]))
+        gain = reduction * cheap / dear
+        rows.append((name, f"{reduction:.3g}", f"{dear / cheap:.3g}", f"{gain:.3g}"))
+        claims.append(Claim(f"{name}: plain / controlled, time to a standard error", gain, "at least", target))
+    columns = ("expected loss", "variance divided by", "price of a seed", "time to a standard error divided by")
+    title = f"control variates of chains on mini-batches, and of normal starts; {setting.seeds} seeds, {_STEPS} steps"
+    return Report("controls", title, columns, rows, claims)
+
+
+def _expected_loss(process: Any, start: Any, loss: Any, common: dict[str, Any], turn: int) -> Any:
+    return js.expectations(process, start, {"loss": loss}, key=jax.random.key(turn), **common)["loss"]
+
+
+def _mean_loss(process: Any, start: Any, loss: Any, common: dict[str, Any], turn: int) -> np.ndarray:
+    return np.asarray(js.simulate(process, start, observe={"loss": loss}, key=jax.random.key(turn), **common)["loss"].mean)
+
+
+def _controlled() -> list[tuple[str, Any, Any, Any, float]]:
+    """Processes with their starts and losses, and the gain that each should bring."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(500, _DIM)).astype(np.float32)
+    labels = features @ np.linspace(-1, 1, _DIM).astype(np.float32) + 0.5 * rng.normal(size=500).astype(np.float32)
+    data = jnp.asarray(features), jnp.asarray(labels, jnp.float32)
+    problem = js.Problem.from_data(_squared_error, data, batch_size=32)
+    near = jnp.linspace(-1, 1, _DIM) + 0.1
+    optimizers = {
+        "SGD": js.SGD(0.05),
+        "Momentum": js.Momentum(0.005, 0.9),
+        "RMSprop": js.RMSprop(0.01, 0.99, initial_scale=1.0),
+        "AdamW": js.AdamW(0.01, b1=0.9, b2=0.99),
+    }
+    cases: list[tuple[str, Any, Any, Any, float]] = [
+        (f"{name} on mini-batches", optimizer.chain(problem), near, problem.loss, 2) for name, optimizer in optimizers.items()
+    ]
+    few = Setting(dim=_DIM)
+    start = js.GaussianStart(jnp.asarray(few.start), 0.2)
+    return [*cases, ("SignSGD's SDE, normal start", js.SignSGD(ETA).sde(few.problem), start, few.problem.loss, 10)]
+
+
+def _squared_error(w: jax.Array, example: Any) -> jax.Array:
+    return 0.5 * (example[0] @ w - example[1]) ** 2
+
+
+def _seconds(make: Callable[[int], Any], rounds: int) -> float:
+    """The median over rounds after one that compiles."""
+    make(0)
+    seconds = []
+    for turn in range(rounds):
+        begun = time.perf_counter()
+        make(turn)
+        seconds.append(time.perf_counter() - begun)
+    return float(np.median(seconds))
 
 
 def _multilevel(setting: Setting) -> tuple[float, float, float, str]:

@@ -57,6 +57,7 @@ from .problems import (
     EmbeddedSaddle as EmbeddedSaddle,
     Gaussian as Gaussian,
     GaussianDesign as GaussianDesign,
+    GaussianStart as GaussianStart,
     Laplace as Laplace,
     LinearRegression as LinearRegression,
     LogisticRegression as LogisticRegression,

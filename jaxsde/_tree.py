@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from . import _checks
+from ._start import AbstractStart
 from ._traced import is_traced
 
 
@@ -48,6 +49,8 @@ def _name(path: Any) -> str:
 
 def is_sampler(x0: Any) -> bool:
     """Whether `x0` is a function that draws parameters. A module, though it can be called, is parameters itself."""
+    if isinstance(x0, AbstractStart):
+        return True
     module = isinstance(x0, eqx.Module) and not isinstance(x0, eqx.Partial) and not hasattr(x0, "__self__")
     return callable(x0) and (not module or is_traced(x0))
 

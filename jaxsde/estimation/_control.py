@@ -14,10 +14,12 @@ from .. import _checks, _random
 from .._double import converted, double_precision, in_double
 from .._linalg import einsum
 from .._promotion import usual_promotion
+from .._start import AbstractStart
 from .._traced import shape_of, traced, with_traced
 from .._tree import cast, drawn, flat, is_sampler, size
 from .._typing import Key
 from ..optimizers import AbstractOptimizer
+from ..problems import MiniBatch, Problem
 from ..processes import (
     SDE,
     AbstractIncrements,
@@ -26,14 +28,20 @@ from ..processes import (
     CoupledPosition,
     LinearNoiseApproximation,
     LinearNoiseLaw,
+    StartLaw,
     over_step,
 )
 from ..simulation import Moments, simulate
+from ._same_draw import driven_by_gradients, noise_by_the_same_draw, noise_covariance
 from ._statistics import choose_better, rounding_stderr
 
 # Beyond this many numbers in an SDE's state its covariance costs more than the seeds that it saves.
 _LARGEST_STATE = 64
 _START_DRAWS = 256
+
+# A companion on mini-batches differentiates the loss over all data in each coordinate, once a step for all seeds. It is worth
+# its price where that is at most what so many seeds take for their batches.
+_WORTH_SEEDS = 4000
 
 # The noiseless trajectory in the run's precision may be off that of the exact law by this share of its size, and of the
 # noise's standard deviation. Near an unstable point rounding grows, and the two part.
@@ -90,7 +98,8 @@ def expectations(
     **Arguments:**
 
     - `process`, `x0`, `steps`, `seeds`, `key`, `every`, `substeps`, `increments`, `progress`: as in [`simulate`][].
-      Where `x0` is a function that draws a start, the means are plain ones.
+      Where `x0` draws a start, the noise that this adds is taken out as well if `x0` knows its mean and covariance, as
+      [`GaussianStart`][] does; else the means are plain ones.
     - `functions`: of the parameters, by name, twice differentiable, to arrays or pytrees of them.
 
     **Returns:** [`Expectations`][]: `.ts`, `.steps`, and by name `.mean`, `.stderr` and `.reduction` of shape
@@ -135,36 +144,66 @@ def shaped(function: Any, example: PyTree, value: Expectation) -> Expectation:
 
 def couple(process: Chain | SDE, x0: Any, substeps: int = 1, increments: Any = None) -> Coupled | None:
     """The process, discretised, with its linear noise approximation beside it; None where there is none to be had."""
-    if is_sampler(x0):
+    if is_sampler(x0) and not isinstance(x0, AbstractStart):
         return None
-    sde = process
-    if isinstance(process, Chain):
-        sde = _nearest_sde(process)
-        if sde is None or sde.whiten is None:
-            return None
+    beside = _Beside(process, _as_it_is, None) if isinstance(process, SDE) else _beside(process)
+    if beside is None:
+        return None
+    start_law, x0 = (x0, x0.mean) if isinstance(x0, AbstractStart) else (None, x0)
     x0 = process.problem.validate(x0)
-    process, sde = cast((process, sde), jnp.result_type(*jax.tree.leaves(x0)))
-    driven = process.discretised(substeps, increments)
+    process, beside, start_law = cast((process, beside, start_law), jnp.result_type(*jax.tree.leaves(x0)))
+    driven, sde = process.discretised(substeps, increments), beside.sde
     per_step = substeps if isinstance(process, SDE) else 1
     # Any deterministic state near the mean at the SDE's start will do.
     keys = jax.random.split(jax.random.key(0), _START_DRAWS if sde.start_steps else 1)
     start = _mean_start(with_traced(sde, x0), x0, keys)
-    if size(start) > _LARGEST_STATE:
+    if size(start) > _LARGEST_STATE or (isinstance(process, Chain) and _too_dear(process.problem, size(start))):
         return None
-    companion = LinearNoiseApproximation(sde, start, jnp.asarray(per_step, jnp.int32))
-    as_increment = _as_it_is if isinstance(process, SDE) else eqx.Partial(_whitened, sde.whiten)
-    return Coupled(driven, companion, as_increment) if _works_in_double(companion) else None
+    law = None if start_law is None else _start_law(with_traced(sde, x0), start_law, keys)
+    companion = LinearNoiseApproximation(sde, start, jnp.asarray(per_step, jnp.int32), beside.increment_covariance, law)
+    return Coupled(driven, companion, beside.as_increment) if _works_in_double(companion) else None
 
 
-def _as_it_is(h: Array, dw: PyTree) -> PyTree:
+def _too_dear(problem: Problem, coordinates: int) -> bool:
+    """Whether the companion of a chain takes more gradients of examples than it saves."""
+    noise = problem.noise
+    if not isinstance(noise, MiniBatch):
+        return False
+    return 2 * coordinates * noise.loss.count > _WORTH_SEEDS * noise.batches.batch_size
+
+
+class _Beside(NamedTuple):
+    """The SDE to run beside a process, linearised, and what drives it: see [`Coupled`][] and [`LinearNoiseApproximation`][]."""
+
+    sde: SDE
+    as_increment: Callable[[Array, PyTree, Any], PyTree]
+    increment_covariance: Callable[[PyTree], Array] | None
+
+
+def _beside(chain: Chain) -> _Beside | None:
+    """The SDE to run beside a chain; None where there is none whose noise is that of the chain."""
+    sde = _nearest_sde(chain)
+    if sde is None:
+        return None
+    if sde.whiten is not None:
+        return _Beside(sde, eqx.Partial(_whitened, sde.whiten), None)
+    sde = driven_by_gradients(chain, _nearest_sde)
+    if sde is None:
+        return None
+    parts = (eqx.Partial(of, chain.problem) for of in (noise_by_the_same_draw, noise_covariance))
+    return _Beside(sde, *parts)
+
+
+def _as_it_is(h: Array, mean: PyTree, dw: PyTree) -> PyTree:
     """The increment that drives a step of an SDE."""
-    del h
+    del h, mean
     return dw
 
 
-def _whitened(whiten: Callable[[PyTree, PyTree], PyTree], h: Array, driver: tuple[PyTree, PyTree]) -> PyTree:
+def _whitened(whiten: Callable[[PyTree, PyTree], PyTree], h: Array, mean: PyTree, driver: tuple[PyTree, PyTree, Any]) -> PyTree:
     """The increment that stands for the noise of a chain's step, from the parameters and the stochastic gradient there."""
-    return over_step(h, whiten(*driver))
+    del mean
+    return over_step(h, whiten(*driver[:2]))
 
 
 def _works_in_double(companion: LinearNoiseApproximation) -> bool:
@@ -255,6 +294,14 @@ def _half_traces_in_double(function: Any, law: LinearNoiseLaw) -> np.ndarray:
 @eqx.filter_jit
 def _mean_start(sde: SDE, x0: PyTree, keys: Array) -> PyTree:
     return jax.tree.map(lambda y: jnp.mean(y, axis=0), jax.vmap(lambda k: sde.init(x0, k)[1])(keys))
+
+
+@eqx.filter_jit
+def _start_law(sde: SDE, law: AbstractStart, keys: Array) -> StartLaw:
+    mean = sde.problem.validate(law.mean)
+    vector, unravel = ravel_pytree(mean)
+    response = jax.jacfwd(lambda v: flat(_mean_start(sde, unravel(v), keys)))(vector)
+    return StartLaw(mean, law.covariance().astype(vector.dtype), response)
 
 
 def _half_traces(function: Any, law: LinearNoiseLaw) -> Array:

@@ -10,6 +10,7 @@ from ._roles import Roles as Roles
 from ._sam import SAM as SAM, USAM as USAM
 from ._scaling import fixed_rate_scaled as fixed_rate_scaled, scaled as scaled, with_batch as with_batch
 from ._scaling_rule import ScalingRule as ScalingRule, scaling_rule as scaling_rule
+from ._second_order import SquareNoise as SquareNoise
 from ._sgd import SGD as SGD
 from ._sign_sgd import SignSGD as SignSGD
 from ._svag import svag as svag

@@ -36,6 +36,10 @@ class AbstractReceived(AbstractNoise):
         received = self.stochastic_gradient(self.problem.loss, params, key)
         return jax.tree.map(jnp.subtract, received, self.problem.gradient(params))
 
+    @property
+    def has_exact_moments(self) -> bool:
+        return False
+
     def validate(self, params: PyTree) -> None:
         self.problem.noise.validate(params)
 

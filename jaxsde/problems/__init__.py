@@ -1,6 +1,8 @@
+from .._start import AbstractStart as AbstractStart
 from ._amplified import AmplifiedNoise as AmplifiedNoise
 from ._gaussian import Gaussian as Gaussian
 from ._gaussian_design import GaussianDesign as GaussianDesign, one_pass_regression as one_pass_regression
+from ._gaussian_start import GaussianStart as GaussianStart
 from ._laws import AlphaStable as AlphaStable, Laplace as Laplace, Uniform as Uniform
 from ._losses import (
     EmbeddedSaddle as EmbeddedSaddle,

@@ -30,6 +30,10 @@ class AmplifiedNoise(AbstractNoise):
     def has_variance(self) -> bool:
         return self.noise.has_variance
 
+    @property
+    def has_exact_moments(self) -> bool:
+        return self.noise.has_exact_moments
+
     def validate(self, params: PyTree) -> None:
         self.noise.validate(params)
 

@@ -101,6 +101,10 @@ class MiniBatch(AbstractNoise, AbstractSignLaw):
     def independent_signs(self) -> bool:
         return self.sign_batches is None
 
+    @property
+    def has_exact_moments(self) -> bool:
+        return self.covariance_loss.count == self.loss.count
+
     def validate(self, params: PyTree) -> None:
         """Checks nothing: the loss over the data has been evaluated at the parameters already."""
 

@@ -55,6 +55,12 @@ class AbstractNoise(eqx.Module):
         return True
 
     @property
+    def has_exact_moments(self) -> bool:
+        """Whether the mean of a stochastic gradient is that of the loss, and `covariance` its covariance: exactly, and not an
+        estimate of them."""
+        return True
+
+    @property
     def source(self) -> AbstractSource:
         """What a chain's stochastic gradients are drawn from."""
         return FreshKeys()

@@ -74,6 +74,10 @@ class OnePass(AbstractNoise, AbstractSignLaw, AbstractFunctionHolder):
     def independent_signs(self) -> bool:
         return self.reference.independent_signs
 
+    @property
+    def has_exact_moments(self) -> bool:
+        return False
+
     def traced(self, params: PyTree) -> "OnePass":
         """The noise with a user's sampler and loss of an example traced."""
         key = _random.stream_key(jax.random.key(0))

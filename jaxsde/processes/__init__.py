@@ -12,7 +12,12 @@ from ._increments import (
     ThreePointIncrements as ThreePointIncrements,
     TwoPointIncrements as TwoPointIncrements,
 )
-from ._linear_noise import LinearNoiseApproximation as LinearNoiseApproximation, LinearNoiseLaw as LinearNoiseLaw
+from ._linear_noise import (
+    LinearNoiseApproximation as LinearNoiseApproximation,
+    LinearNoiseLaw as LinearNoiseLaw,
+    StartLaw as StartLaw,
+)
+from ._paired import Paired as Paired, PairedPosition as PairedPosition
 from ._process import (
     AbstractDrivenProcess as AbstractDrivenProcess,
     AbstractProcess as AbstractProcess,

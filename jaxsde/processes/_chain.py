@@ -59,12 +59,13 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
     def run_beside(
         self, move: Move, state: ChainState, other: Any, start: Int[Array, ""], stop: Int[Array, ""], key: PRNGKeyArray
     ) -> tuple[ChainState, Any]:
-        """As of any driven process. What drives a step are the parameters and the stochastic gradient there."""
+        """As of any driven process. What drives a step are the parameters, the stochastic gradient there, and its draw."""
 
         def step(states: Any, n: Array, draw: Any) -> Any:
             state, other = states
             gradient = self.problem.stochastic_gradient(state.x, draw)
-            return self.apply(state, gradient), move(other, Instant(n.astype(self.h.dtype) * self.h, n), (state.x, gradient))
+            now = Instant(n.astype(self.h.dtype) * self.h, n)
+            return self.apply(state, gradient), move(other, now, (state.x, gradient, draw))
 
         return self._drive(step, (state, other), start, stop, key)
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from .._tree import is_finite
@@ -57,6 +59,11 @@ class AbstractProcess(eqx.Module):
     @abc.abstractmethod
     def position(self, state: Any) -> PyTree:
         """What observables see: the parameters."""
+
+    def same_for_all(self, state: Any) -> Any:
+        """A pytree of booleans, one for each array of the state: whether it is the same for all seeds at every step, so that
+        it need be computed once. Counters, whole numbers, may differ all the same: that is found out."""
+        return jax.tree.map(lambda leaf: leaf.dtype == jnp.int32 and jnp.ndim(leaf) == 0, state)
 
     def is_finite(self, state: Any) -> Bool[Array, ""]:
         """Whether the seed has not diverged."""

@@ -59,7 +59,7 @@ class TwoLevels(AbstractProcess):
 
     def init(self, params: PyTree, key: PRNGKeyArray) -> TwoLevelsState:
         fine = self.fine.init(params, key)
-        companions = None if self.companion is None else (self.companion.init(), self.companion.init())
+        companions = None if self.companion is None else (self.companion.init(params), self.companion.init(params))
         return TwoLevelsState(fine, fine.y, companions)
 
     def noise_key(self, key: PRNGKeyArray) -> Array:
@@ -92,6 +92,12 @@ class TwoLevels(AbstractProcess):
         of = self.fine.sde.position
         beside = [(of(companion.mean), of(companion.deviation)) for companion in state.companions]
         return TwoLevelsPosition(*(CoupledPosition(x, *more) for x, more in zip(params, beside, strict=True)))
+
+    def same_for_all(self, state: TwoLevelsState) -> TwoLevelsState:
+        same = super().same_for_all(state)
+        if self.companion is None:
+            return same
+        return same._replace(companions=tuple(self.companion.same_for_all(one) for one in state.companions or ()))
 
     def is_finite(self, state: TwoLevelsState) -> Bool[Array, ""]:
         """Whether the seed has diverged at neither level, whatever its companions do."""

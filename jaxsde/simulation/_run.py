@@ -159,7 +159,7 @@ def _advance(shared: Any, run: RunState) -> RunState:
         return jax.lax.while_loop(lambda carry: carry[0] < stop, segment, (run.step, state, earlier, run.records))[1:]
 
     leaves, structure = jax.tree.flatten(run.states)
-    axes = _seed_axes(process, leaves, structure, run.keys)
+    axes = _seed_axes(process, run.states, run.keys)
 
     def on_leaves(leaves: list[Array], earlier: Any, key: Array, seed: Int[Array, ""]) -> tuple[list[Array], Any, Record]:
         state, earlier, records = one(jax.tree.unflatten(structure, leaves), earlier, key, seed)
@@ -168,30 +168,32 @@ def _advance(shared: Any, run: RunState) -> RunState:
     once = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(leaves, axes, strict=True)]
     over_seeds = jax.vmap(on_leaves, (axes, 0, 0, 0), (axes, 0, None), axis_name=_SEEDS)
     moved, earlier, records = over_seeds(once, run.earlier, run.keys, run.seeds)
-    moved = [new if axis == 0 else jnp.full_like(old, new) for old, new, axis in zip(leaves, moved, axes, strict=True)]
+    moved = [new if axis == 0 else jnp.broadcast_to(new, old.shape) for old, new, axis in zip(leaves, moved, axes, strict=True)]
     return RunState(jnp.maximum(run.step, stop), run.seeds, run.keys, jax.tree.unflatten(structure, moved), earlier, records)
 
 
-def _seed_axes(process: AbstractProcess, leaves: list[Array], structure: Any, keys: Array) -> list[int | None]:
-    """The axis of seeds of each leaf of the state: None for what is the same for all of them, as a step counter is.
+def _seed_axes(process: AbstractProcess, states: Any, keys: Array) -> list[int | None]:
+    """The axis of seeds of each leaf of the states: None for what is the same for all of them, as a step counter is.
 
     Adam's corrections of its start are powers with the counter as exponent: dear if every seed computes its own.
     """
-    counters: list[int | None] = [None if leaf.dtype == jnp.int32 and leaf.ndim == 1 else 0 for leaf in leaves]
+    leaves, structure = jax.tree.flatten(states)
+    same = jax.tree.leaves(process.same_for_all(jax.tree.map(lambda leaf: leaf[0], states)))
+    axes: list[int | None] = [None if one else 0 for one in same]
     each: list[int | None] = [0] * len(leaves)
-    if counters == each:
+    if axes == each:
         return each
 
     def step(leaves: list[Array], key: Array) -> list[Array]:
         zero = jnp.zeros((), jnp.int32)
         return jax.tree.leaves(process.run(jax.tree.unflatten(structure, leaves), zero, zero + 1, key))
 
-    once = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(leaves, counters, strict=True)]
+    once = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(leaves, axes, strict=True)]
     try:
-        jax.eval_shape(jax.vmap(step, (counters, 0), counters), once, keys)
+        jax.eval_shape(jax.vmap(step, (axes, 0), axes), once, keys)
     except ValueError:  # a count that depends on the seed's own course
         return each
-    return counters
+    return axes
 
 
 @eqx.filter_jit

@@ -247,3 +247,193 @@ def test_a_loss_of_one_precision_alone_has_no_control():
         {"one": loss, "any": lambda x: x[0] ** 2}, steps=5, seeds=20, key=jax.random.key(0),
     )  # fmt: skip
     assert both["one"].reduction[-1] == 1 and both["any"].reduction[-1] > 1
+
+
+def regression(batch_size=8, **more):
+    """Least squares on data that it does not fit, so that the noise of batches depends on the parameters; and its data."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 2)) @ np.array([[1.0, 0.4], [0.0, 0.7]])
+    labels = features @ np.array([1.0, -1.0]) + 0.5 * rng.standard_t(3, size=60)
+    data = jnp.asarray(features, jnp.float32), jnp.asarray(labels, jnp.float32)
+    problem = js.Problem.from_data(lambda w, e: 0.5 * (e[0] @ w - e[1]) ** 2, data, batch_size=batch_size, **more)
+    return problem, *(np.asarray(part, float) for part in data)
+
+
+def test_sgd_on_mini_batches_has_the_second_moments_of_its_recursion():
+    """The mean of a batch is linear in the parameters, so the moments of SGD follow from those of one example."""
+    eta, batch_size, steps, x0 = 0.1, 8, 40, np.array([1.5, 0.0])
+    problem, features, labels = regression(batch_size)
+    found = js.expectations(
+        js.SGD(eta).chain(problem), jnp.asarray(x0, jnp.float32), {"x": lambda x: x, **SECOND},
+        steps=steps, every=10, seeds=20_000, key=jax.random.key(0), progress=False,
+    )  # fmt: skip
+    hessians = features[:, :, None] * features[:, None]
+    slopes = -features * labels[:, None]
+    mean, second = x0, np.outer(x0, x0)
+    for n in range(steps + 1):
+        if n % 10 == 0:
+            for name, exact in (("x", mean), ("xx", second.ravel())):
+                value, stderr = found[name].mean[n // 10].ravel(), found[name].stderr[n // 10].ravel()
+                assert np.all(np.abs(value - exact) <= 6 * stderr + 1e-6 * np.abs(exact))
+        g = hessians @ mean + slopes
+        gg = np.einsum("nij,jk,nlk->il", hessians, second, hessians) + np.einsum("nij,j,nk->ik", hessians, mean, slopes)
+        gg = gg + np.einsum("nij,j,nk->ki", hessians, mean, slopes) + slopes.T @ slopes
+        one, whole = gg / len(labels), (hessians.mean(0), slopes.mean(0))
+        between = whole[0] @ second @ whole[0] + np.outer(whole[0] @ mean, whole[1])
+        between = between + np.outer(whole[1], whole[0] @ mean) + np.outer(whole[1], whole[1])
+        cross = second @ whole[0].T + np.outer(mean, whole[1])
+        square = one / batch_size + (1 - 1 / batch_size) * between
+        mean, second = mean - eta * g.mean(0), second - eta * (cross + cross.T) + eta**2 * square
+    assert np.all(found["x"].reduction[1:] > 10) and np.all(found["xx"].reduction[1:] > 10)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "momentum", "rmsprop", "adamw"])
+def test_chains_on_mini_batches_have_controls_that_leave_means_alone(kind):
+    problem, *_ = regression()
+    opt = {
+        "sgd": js.SGD(0.05),
+        "momentum": js.Momentum(0.01, 0.9),
+        "rmsprop": js.RMSprop(0.01, 0.99, initial_scale=1.0),
+        "adamw": js.AdamW(0.01, b1=0.9, b2=0.99, weight_decay=0.1),
+    }[kind]
+    functions, start, common = {"x": lambda x: x, **SECOND}, jnp.array([0.8, -0.9]), dict(steps=60, progress=False)
+    fine = js.expectations(opt.chain(problem), start, functions, seeds=4000, key=jax.random.key(1), **common)
+    plain = js.simulate(opt.chain(problem), start, observe=functions, seeds=40_000, key=jax.random.key(2), **common)
+    for name in functions:
+        pairs = (fine[name].mean, fine[name].stderr, plain[name].mean, plain[name].stderr)
+        value, error, other, its_error = (np.ravel(np.asarray(pair)[-1]) for pair in pairs)
+        assert np.all(np.abs(value - other) < 6 * np.hypot(error, its_error))
+        assert np.all(fine[name].reduction[-1] > 2)
+
+
+class Swaying(js.problems.AbstractNoise):
+    """Correlated noise that grows away from 0, with heavier tails than normal noise: known by its root alone."""
+
+    def sample(self, params, key):
+        return self.sqrt_covariance(params)(jax.random.laplace(key, params.shape, params.dtype) / np.sqrt(2))
+
+    def sqrt_covariance(self, params):
+        root = jnp.asarray([[1.0, 0.0], [0.8, 0.6]], params.dtype)
+        return lambda dw: 0.5 * jnp.sqrt(1 + jnp.sum(params**2)) * (root @ dw)
+
+
+def test_a_users_correlated_noise_has_a_control():
+    problem = js.Problem(js.Quadratic(H), Swaying())
+    eta, steps, x0 = 0.05, 50, np.array([0.5, 0.2])
+    found = js.expectations(
+        js.SGD(eta).chain(problem), jnp.asarray(x0), SECOND, steps=steps, seeds=4000, key=jax.random.key(0), progress=False
+    )
+    flow, unit = np.eye(2) - eta * H, 0.25 * np.array([[1.0, 0.8], [0.8, 1.0]])
+    second = np.outer(x0, x0)
+    for _ in range(steps):
+        second = flow @ second @ flow.T + eta**2 * (1 + np.trace(second)) * unit
+    assert np.all(np.abs(found["xx"].mean[-1].ravel() - second.ravel()) < 6 * found["xx"].stderr[-1].ravel())
+    assert np.all(found["xx"].reduction[-1] > 10)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        regression(shuffle=True)[0],
+        regression(covariance_examples=10)[0],
+        js.Problem.one_pass(lambda w, a: 0.5 * (w @ a - 1) ** 2, lambda key: jax.random.normal(key, (2,))),
+    ],
+    ids=["shuffled", "subset", "one pass"],
+)
+def test_noise_of_unknown_moments_has_no_control(problem):
+    """Batches of an epoch depend on each other; a subset or a sample of the data has a covariance of its own."""
+    run = js.expectations(
+        js.SGD(0.05).chain(problem), jnp.ones(2), {"x": lambda x: x}, steps=14, seeds=50, key=jax.random.key(0), progress=False
+    )
+    assert np.all(run["x"].reduction == 1)
+
+
+def test_a_companion_that_costs_more_than_it_saves_is_left_out():
+    """Its derivatives go over all data at each step; a chain's go over a batch."""
+
+    def companion(examples):
+        data = jnp.ones((examples, 2))
+        problem = js.Problem.from_data(lambda w, e: 0.5 * jnp.sum((w - e) ** 2), data, batch_size=1)
+        return couple(js.SGD(0.1).chain(problem), jnp.zeros(2))
+
+    assert companion(1000) is not None and companion(1001) is None
+
+
+START = js.GaussianStart({"a": jnp.array([1.0, -1.0]), "b": jnp.array(0.5)}, {"a": 0.3, "b": 2.0})
+
+
+def test_a_normal_start_draws_what_it_says():
+    drawn = jax.vmap(START)(jax.random.split(jax.random.key(0), 100_000))
+    rows = np.column_stack([drawn["a"], drawn["b"]])
+    np.testing.assert_allclose(rows.mean(0), [1.0, -1.0, 0.5], atol=6 * 2.0 / np.sqrt(len(rows)))
+    np.testing.assert_allclose(np.cov(rows.T), np.diag([0.09, 0.09, 4.0]), atol=6 * 4.0 * np.sqrt(2 / len(rows)))
+    np.testing.assert_allclose(START.covariance(), np.diag([0.09, 0.09, 4.0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["chain", "sde"])
+def test_the_noise_of_a_normal_start_is_taken_out(kind):
+    """SGD is linear here, so a few seeds are exact: mean and variance of a start go through a recursion."""
+    eta, steps, curvature = 0.1, 20, np.array([1.0, 2.0, 0.5])
+    problem = js.Problem(lambda p: 0.5 * (p["a"][0] ** 2 + 2 * p["a"][1] ** 2 + 0.5 * p["b"] ** 2), js.Gaussian(0.4))
+    process = getattr(js.SGD(eta), kind)(problem)
+    found = js.expectations(
+        process, START, {"loss": problem.loss}, steps=steps, every=10, seeds=6, key=jax.random.key(0), progress=False
+    )
+    mean, variance = np.array([1.0, -1.0, 0.5]), np.array([0.09, 0.09, 4.0])
+    for n in range(steps + 1):
+        if n % 10 == 0:
+            exact = 0.5 * np.sum(curvature * (mean**2 + variance))
+            np.testing.assert_allclose(found["loss"].mean[n // 10], exact, rtol=1e-5)
+        flow = 1 - eta * curvature
+        mean, variance = flow * mean, flow**2 * variance + eta**2 * 0.16
+
+
+@pytest.mark.parametrize("kind", ["sign_sgd", "adamw"])
+def test_a_normal_start_far_from_linear_is_unbiased(kind):
+    """AdamW's SDE starts after optimizer steps, through which the deviation of the start is carried."""
+    problem = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(1.0))
+    opt = {"sign_sgd": js.SignSGD(0.02), "adamw": js.AdamW(0.02, b1=0.9, b2=0.99, weight_decay=0.1)}[kind]
+    start, functions = js.GaussianStart(jnp.array([1.0, 0.5]), 0.2), {"loss": problem.loss, "x": lambda x: x}
+    common = dict(steps=40, every=20, progress=False)
+    fine = js.expectations(opt.sde(problem), start, functions, seeds=4000, key=jax.random.key(1), **common)
+    plain = js.simulate(opt.sde(problem), start, observe=functions, seeds=100_000, key=jax.random.key(2), **common)
+    for name in functions:
+        spread = np.hypot(fine[name].stderr, np.asarray(plain[name].stderr))
+        assert np.all(np.abs(fine[name].mean - np.asarray(plain[name].mean)) < 6 * spread)
+        assert np.all(fine[name].reduction > 10)
+
+
+def test_a_normal_start_serves_levels():
+    """An Ornstein-Uhlenbeck process from a normal start is normal, so its fourth moment is known."""
+    eta, steps, mean, std = 0.1, 20, 0.5, 0.3
+    problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    start, functions = js.GaussianStart(jnp.array([mean]), std), {"fourth": lambda x: x[0] ** 4}
+    found = js.multilevel(
+        js.SGD(eta).sde(problem), start, functions, steps=steps, stderr=2e-4, key=jax.random.key(0), progress=False
+    )["fourth"]
+    t = eta * steps
+    mean, variance = np.exp(-t) * mean, np.exp(-2 * t) * std**2 + eta / 2 * (1 - np.exp(-2 * t))
+    exact = 3 * variance**2 + 6 * mean**2 * variance + mean**4
+    assert abs(found.mean - exact) < 6 * found.stderr + 2 * found.bias
+
+
+@pytest.mark.sweep
+def test_a_normal_start_serves_the_stationary_law():
+    problem = js.Problem(js.Quadratic([1.0]), js.Gaussian(1.0))
+    start = js.GaussianStart(jnp.array([0.5]), 0.3)
+    law = js.stationary(js.SignSGD(0.05).sde(problem), start, seeds=500, key=jax.random.key(2), progress=False)
+    assert law.settled and np.all(law.reduction.covariance > 10)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: js.GaussianStart(jnp.ones(2), -1.0), "std must be finite and not negative"),
+        (lambda: js.GaussianStart(jnp.ones(2), np.nan), "std must be finite and not negative"),
+        (lambda: js.GaussianStart(jnp.ones(2), jnp.ones(3)), "std must be a number or shaped as mean"),
+        (lambda: js.GaussianStart({}, 1.0), "at least one array"),
+    ],
+)
+def test_starts_that_are_none(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

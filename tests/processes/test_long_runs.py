@@ -69,7 +69,9 @@ def _look(process, state, start, stop, key, number, like):
 
     def move(seen, now, driver):
         put = lambda buffer, value: buffer.at[seen.count].set(value)
-        return _Seen(seen.count + 1, put(seen.t, now.t), put(seen.step, now.step), jax.tree.map(put, seen.driver, driver))
+        # What a chain's gradient was drawn with comes last, and is not looked at.
+        looked_at = driver[:2] if isinstance(driver, tuple) else driver
+        return _Seen(seen.count + 1, put(seen.t, now.t), put(seen.step, now.step), jax.tree.map(put, seen.driver, looked_at))
 
     driver = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), like)
     seen = _Seen(jnp.asarray(0), jnp.zeros(number), jnp.zeros(number, jnp.int32), driver)
