@@ -1,12 +1,13 @@
 """jaxsde reproduce."""
 
 import dataclasses
+import pathlib
 import time
 
 import tyro
 
 from .. import reporting, studies
-from ._output import Output, prepare_picture_and_numbers, write_files
+from ._output import Output, prepare, prepare_picture_and_numbers, write_files
 from ._resume import Resumable
 
 
@@ -20,6 +21,8 @@ class Reproduce(Output, Resumable):
     """List the experiments, and do nothing else."""
     small: bool = False
     """A small version, of about a minute on two cores."""
+    document: pathlib.Path | None = None
+    """A file to write the outcome to, as a page in Markdown with the picture beside it; those that are there are replaced."""
 
 
 def run_reproduce(arguments: Reproduce) -> None:
@@ -34,6 +37,8 @@ def run_reproduce(arguments: Reproduce) -> None:
         given = f"no experiment {arguments.name!r}" if arguments.name else "name an experiment"
         raise ValueError(f"{given}: there are {known}; --list says what they are")
     prepare_picture_and_numbers(arguments.out)
+    if arguments.document is not None:
+        prepare(arguments.document.parent)
     minutes = studies.EXPERIMENTS[arguments.name].minutes
     expected = "about a minute" if arguments.small else f"about {minutes:g} min"
     print(f"{arguments.name}: {studies.EXPERIMENTS[arguments.name].claim}; {expected} on two cores", flush=True)
@@ -43,9 +48,18 @@ def run_reproduce(arguments: Reproduce) -> None:
         study = studies.reproduce(arguments.name, small=arguments.small, report=shown)
     print(reporting.study_table(study))
     name = f"jaxsde-{arguments.name}"
+    draw = lambda path: reporting.plot_study(study).savefig(path, dpi=110)
     writers = {
-        f"{name}.png": lambda path: reporting.plot_study(study).savefig(path, dpi=110),
+        f"{name}.png": draw,
         f"{name}.nc": lambda path: reporting.save_study(study, path),
     }
     picture, numbers = write_files(arguments.out, writers, force=arguments.force)
     print(f"wrote {picture} and {numbers}")
+    if arguments.document is not None:
+        page = arguments.document
+        small = " --small" if arguments.small else ""
+        command = f"jaxsde reproduce {arguments.name}{small} --document {page.name}"
+        files = {page.with_suffix(".png").name: draw}
+        (beside,) = write_files(page.parent, files, force=True)
+        page.write_text(reporting.study_document(study, command, beside.name), encoding="utf-8")
+        print(f"wrote {page} and {beside}")

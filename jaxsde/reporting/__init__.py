@@ -7,7 +7,12 @@ from ._mixing import plot_mixing as plot_mixing
 from ._multilevel import multilevel_table as multilevel_table
 from ._noise import noise_table as noise_table, plot_noise as plot_noise, plot_noise_path as plot_noise_path
 from ._stationary import stationary_table as stationary_table
-from ._study import plot_study as plot_study, save_study as save_study, study_table as study_table
+from ._study import (
+    plot_study as plot_study,
+    save_study as save_study,
+    study_document as study_document,
+    study_table as study_table,
+)
 from ._verification import (
     verification_document as verification_document,
     verification_line as verification_line,

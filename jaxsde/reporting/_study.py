@@ -23,6 +23,17 @@ def study_table(study: Study) -> str:
     return "\n".join([study.title, text_table(study.header, rows, left=words), *notes])
 
 
+def study_document(study: Study, command: str, picture: str) -> str:
+    """The study as a page in Markdown: what `command` made it, its notes, the `picture` of that name, and the table."""
+    escaped = lambda cell: cell.replace("|", "\\|")
+    header = [f"| {' | '.join(map(escaped, study.header))} |", "|" + "---|" * len(study.header)]
+    rows = [f"| {' | '.join(escaped(_shown(cell)) for cell in row)} |" for row in study.rows]
+    notes = "\n".join(f"- {note}" for note in study.notes)
+    preface = f"`{command}` writes this page; nothing in it is written by hand."
+    parts = [f"# {study.title}", preface, notes, f"![{study.title}]({picture})", "\n".join([*header, *rows])]
+    return "\n\n".join(parts) + "\n"
+
+
 def _shown(cell: str | float) -> str:
     return cell if isinstance(cell, str) else f"{cell:.4g}"
 

@@ -106,6 +106,13 @@ def test_a_study_as_text():
     assert lines[3].split() == ["one", "1.235"]
 
 
+def test_a_study_as_a_page():
+    page = js.reporting.study_document(STUDY._replace(header=("what", "|value|")), "make it", "picture.png")
+    assert page.startswith("# A study\n") and "`make it`" in page and "- a note\n" in page and "](picture.png)" in page
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    assert table == ["| what | \\|value\\| |", "|---|---|", "| one | 1.235 |", "| two | 2 |"]
+
+
 def test_a_study_as_a_picture_and_as_a_file(tmp_path):
     xarray = pytest.importorskip("xarray")
     figure = js.reporting.plot_study(STUDY)
