@@ -1,8 +1,11 @@
 """README and its companions: what they link to exists, and what they show runs."""
 
 import ast
+import importlib.util
+import operator
 import pathlib
 import re
+import sys
 import tomllib
 
 import pytest
@@ -13,6 +16,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# What the build of the site writes.
+GENERATED = {"reference/index.md", "notebooks/index.md"}
 
 by_document = pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
 
@@ -33,13 +39,37 @@ def test_there_are_documents():
 def test_relative_links_point_to_files(path):
     links = re.findall(r"\]\(([^)\s]+)\)", _prose(path))
     for link in links:
-        if not re.match(r"[a-z]+:", link):
+        if name := re.fullmatch(r"reference/jaxsde\.(.+)\.md", link):  # which the build of the site writes
+            assert operator.attrgetter(name[1])(js), link
+        elif link not in GENERATED and not re.match(r"[a-z]+:", link):
             assert (path.parent / link.split("#")[0]).exists(), link
 
 
-def test_every_document_is_reached_from_the_readme():
-    linked = set(re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text()))
-    assert {f"docs/{path.name}" for path in (ROOT / "docs").iterdir()} <= linked
+def test_every_page_is_in_the_index_of_the_site():
+    listed = set(re.findall(r"^([a-z/_]+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"} <= listed
+
+
+def test_every_picture_is_shown():
+    shown = {link.rpartition("/")[2] for path in DOCUMENTS for link in re.findall(r"!\[[^]]*\]\(([^)\s]+)\)", path.read_text())}
+    assert {path.name for path in (ROOT / "docs").glob("*.png")} <= shown
+
+
+def test_every_public_name_has_a_page(tmp_path):
+    """And what docstrings refer to exists."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "_reference.py")
+    reference = importlib.util.module_from_spec(spec)
+    sys.modules["reference"] = reference  # where dataclasses look
+    spec.loader.exec_module(reference)
+    reference.write(tmp_path / "reference")
+    written = {path.stem for path in (tmp_path / "reference").iterdir()}
+    objects = {id(page.value): page.path for page in reference.pages()}
+    for module in reference.modules():
+        for value in reference.public_names(module).values():
+            assert objects[id(value)] in written
+    for path in (tmp_path / "reference").iterdir():
+        for link in re.findall(r"\]\(([^)\s:]+)\)", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)):
+            assert link.split("#")[0].removesuffix(".md") in written, f"{path.stem} refers to {link}"
 
 
 def test_the_readme_begins_with_the_two_commands_that_do_all():
