@@ -70,6 +70,8 @@ def _draw(panel: Panel, ax: Any) -> None:
         lows.append(curve.y)
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel, xscale=panel.xscale, yscale=panel.yscale)
     ax.title.set_fontsize(10)
+    if panel.xscale == "log":
+        ax.tick_params(axis="x", which="minor", labelbottom=False)  # where a decade is wide they would run into each other
     shown = np.concatenate([np.ravel(low) for low in lows])
     shown = shown[np.isfinite(shown) & (shown > 0)]
     if panel.yscale == "log" and shown.size and shown.max() > 10 * shown.min():

@@ -56,7 +56,7 @@ EXPERIMENTS = {
             "decay", "AdamW bears any noise, coupled decay does not (Lemma 3.13)", 2, decay_study,
             ("loss of adamw against noise", "loss of coupled l2 against noise"),
         ),
-        Experiment("networks", "the second-order SDE tracks an MLP, a CNN, a ResNet and a Transformer", 45, networks_study),
+        Experiment("networks", "the second-order SDE tracks an MLP, a CNN, a ResNet and a Transformer", 180, networks_study),
         Experiment("advice", "the batch that advise promises to change nothing changes nothing", 4, advice_study),
         Experiment("covariance", "a batch gradient has the covariance that the SDEs use", 1, covariance_study),
         Experiment("minibatch", "SDEs track training on real mini-batches, of 8, 32 and 128", 15, minibatch_study),
