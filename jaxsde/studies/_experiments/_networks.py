@@ -84,13 +84,13 @@ def networks_study(scale: Scale) -> Study:
                 for batch in scale.pick((32,), _BATCHES):
                     at = _place(loss, x0, batch, scale.key(500 + place))
                     opts = _optimizers(at.report, at.variance)
-                    for i, opt in enumerate(scale.pick([opts[1], opts[-1]][place : place + 1], opts)):
+                    for i, opt in enumerate(scale.pick(opts[-1:], opts)):
                         cell = _Cell(name, phase, batch, opt)
                         key = scale.key(1000 + 1000 * place + 100 * number + batch + 10 * i)
                         found.append((cell, track(opt, at.problem, at.x0, _run(scale, opt, key))))
                         scale.report(_said(*found[-1]))
                     if phase == "start" and batch == 32:
-                        for opt in scale.pick(opts[-1:], [opts[0], opts[-1]])[: scale.pick(place, 2)]:
+                        for opt in scale.pick(opts[-1:], [opts[0], opts[-1]]):
                             panel, crossing = _against_rate(scale, name, opt, at, scale.key(9000 + place))
                             panels.append(panel)
                             crossings.append(crossing)
@@ -267,7 +267,7 @@ def _trainings(scale: Scale) -> dict[str, _Training]:
     narrow = lambda key: networks.CNN(shape, 10, channels=scale.pick(4, 8), dense=16, key=key)
     some = table.first(128).train
     if scale.small:
-        return {"MLP": _Training(shallow, some), "CNN": _Training(narrow, few)}
+        return {"CNN": _Training(narrow, few)}
     attention: dict[str, Any] = dict(width=16, depth=2, heads=4, feed_forward=32)
     return {
         "MLP": _Training(shallow, some),
