@@ -36,6 +36,7 @@ class Tracked(NamedTuple):
 
     difference: np.ndarray
     stderr: np.ndarray
+    """Its standard error, at most: for AdamW's SDE it has been found to be half of this."""
     spread: float
     """The model's standard deviation over the optimizer's; 0 for an ODE."""
     solver: float
@@ -107,6 +108,7 @@ def _with_noise(sde: SDE, x0: Any, problem: Problem, seeds: int, spread: float, 
     )
     model, own = (np.sqrt(np.asarray(fine[name].variance, float)[1:]) for name in ("model", "optimizer"))
     solver = float(np.mean(np.abs(two - one))) / spread
+    # Both runs have the same key, so their errors go together: the extrapolated error is at most what independent ones give.
     return Tracked(2 * two - one, np.hypot(2 * its_error, error), float(np.mean(model) / np.mean(own)), solver)
 
 

@@ -8,6 +8,7 @@ import scipy.linalg
 
 import jaxsde as js
 from jaxsde.estimation._control import couple, linear_noise_law
+from jaxsde.simulation._run import _seed_axes
 
 H = np.array([[2.0, 0.6], [0.6, 1.2]])
 Q = np.array([[1.0, -0.3], [-0.3, 0.6]])
@@ -423,6 +424,16 @@ def test_a_normal_start_serves_the_stationary_law():
     start = js.GaussianStart(jnp.array([0.5]), 0.3)
     law = js.stationary(js.SignSGD(0.05).sde(problem), start, seeds=500, key=jax.random.key(2), progress=False)
     assert law.settled and np.all(law.reduction.covariance > 10)
+
+
+def test_all_seeds_share_the_noiseless_trajectory():
+    """Its Jacobian is then computed once a step, and not for each seed."""
+    problem = js.Problem(js.Quadratic(H), js.Gaussian(0.5))
+    coupled = couple(js.SGD(0.1).chain(problem), jnp.ones(2))
+    keys = jax.random.split(jax.random.key(0), 3)
+    states = jax.vmap(lambda key: coupled.init(jnp.ones(2), key))(keys)
+    axes = jax.tree.unflatten(jax.tree.structure(states), _seed_axes(coupled, states, jax.vmap(coupled.noise_key)(keys)))
+    assert axes.companion.mean is None and axes.companion.deviation == 0 and axes.process.x == 0
 
 
 @pytest.mark.parametrize(
