@@ -254,7 +254,7 @@ def regression(batch_size=8, **more):
     """Least squares on data that it does not fit, so that the noise of batches depends on the parameters; and its data."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(60, 2)) @ np.array([[1.0, 0.4], [0.0, 0.7]])
-    labels = features @ np.array([1.0, -1.0]) + 0.5 * rng.standard_t(3, size=60)
+    labels = 0.5 * rng.standard_t(3, size=60)  # the minimum is near 0, so second moments are mostly those of the noise
     data = jnp.asarray(features, jnp.float32), jnp.asarray(labels, jnp.float32)
     problem = js.Problem.from_data(lambda w, e: 0.5 * (e[0] @ w - e[1]) ** 2, data, batch_size=batch_size, **more)
     return problem, *(np.asarray(part, float) for part in data)
@@ -297,7 +297,7 @@ def test_chains_on_mini_batches_have_controls_that_leave_means_alone(kind):
         "rmsprop": js.RMSprop(0.01, 0.99, initial_scale=1.0),
         "adamw": js.AdamW(0.01, b1=0.9, b2=0.99, weight_decay=0.1),
     }[kind]
-    functions, start, common = {"x": lambda x: x, **SECOND}, jnp.array([0.8, -0.9]), dict(steps=60, progress=False)
+    functions, start, common = {"x": lambda x: x, **SECOND}, jnp.array([-0.2, 0.1]), dict(steps=60, progress=False)
     fine = js.expectations(opt.chain(problem), start, functions, seeds=4000, key=jax.random.key(1), **common)
     plain = js.simulate(opt.chain(problem), start, observe=functions, seeds=40_000, key=jax.random.key(2), **common)
     for name in functions:
