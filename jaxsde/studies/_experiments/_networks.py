@@ -79,7 +79,9 @@ def networks_study(scale: Scale) -> Study:
     try:
         for place, (name, training) in enumerate(_trainings(scale).items()):
             loss = MeanLoss(networks.cross_entropy, training.examples)
-            phases = _phases(scale, loss, training.build(scale.key(place)), 100 + place)
+            start = training.build(scale.key(place))
+            notes.append(f"{name}: {networks.count(start)} parameters, {loss.count} examples")
+            phases = _phases(scale, loss, start, 100 + place)
             for number, (phase, x0) in enumerate(phases.items()):
                 for batch in scale.pick((32,), _BATCHES):
                     at = _place(loss, x0, batch, scale.key(500 + place))
@@ -268,10 +270,11 @@ def _trainings(scale: Scale) -> dict[str, _Training]:
     some = table.first(128).train
     if scale.small:
         return {"CNN": _Training(narrow, few)}
-    attention: dict[str, Any] = dict(width=16, depth=2, heads=4, feed_forward=32)
+    fewer = digits.first(32).train
+    attention: dict[str, Any] = dict(width=8, depth=1, heads=2, feed_forward=16)
     return {
         "MLP": _Training(shallow, some),
         "CNN": _Training(narrow, few),
-        "ResNet": _Training(lambda key: networks.ResNet(shape, 10, channels=8, dense=16, blocks=1, key=key), few),
-        "Transformer": _Training(lambda key: networks.VisionTransformer(shape, 10, **attention, key=key), few),
+        "ResNet": _Training(lambda key: networks.ResNet(shape, 10, channels=4, dense=16, blocks=1, key=key), fewer),
+        "Transformer": _Training(lambda key: networks.VisionTransformer(shape, 10, **attention, key=key), fewer),
     }
