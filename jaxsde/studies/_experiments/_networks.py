@@ -154,7 +154,9 @@ def _against_rate(scale: Scale, name: str, opt: AbstractOptimizer, at: _Place, k
     curves.append(Curve("noise_report", rates, _TOLERANCE * np.array(factors), style=":", color="k"))
     kind = type(opt).__name__
     crossing = _crossing(np.array(factors), np.array(shares["paper"])[:, 0])
-    scale.report(f"{name}, {kind}: the paper's SDE is off by 10 % at {crossing:.2g} times the report's rate")
+    scale.report(
+        f"{name}, {kind}: the paper's SDE is off by 10 % of the decrease at so many times the report's rate: {_times(crossing)}"
+    )
     return Panel(f"{name}, {kind}, batch 32", "learning rate", "gap over decrease", curves, xscale="log"), crossing
 
 
@@ -168,6 +170,10 @@ def _crossing(factors: np.ndarray, gaps: np.ndarray) -> float:
         return float(factors[0])
     x, y = np.log(factors[i - 1 : i + 1]), np.log(gaps[i - 1 : i + 1])
     return float(np.exp(x[0] + (np.log(_TOLERANCE) - y[0]) * (x[1] - x[0]) / (y[1] - y[0])))
+
+
+def _times(crossing: float) -> str:
+    return "more" if np.isnan(crossing) else f"{crossing:.2g}"
 
 
 def _gaps(seen: Tracking) -> dict[str, tuple[float, float]]:
@@ -236,11 +242,11 @@ def _judged(crossings: list[float]) -> list[str]:
     """What became of the report's rates."""
     if not crossings:
         return []
-    known = ", ".join("more" if np.isnan(crossing) else f"{crossing:.2g}" for crossing in crossings)
+    known = ", ".join(map(_times, crossings))
     near = sum(0.5 <= crossing <= 2 for crossing in crossings)
     return [
-        f"the paper's SDE is off by 10 % of the decrease at so many times the rate of noise_report: {known}; within a factor 2 "
-        f"in {near} of {len(crossings)}"
+        f"the paper's SDE is off by 10 % of the decrease at so many times the rate of noise_report: {known} (more: at none of "
+        f"those tried); within a factor 2 in {near} of {len(crossings)}"
     ]
 
 
