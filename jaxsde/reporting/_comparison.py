@@ -11,8 +11,9 @@ import numpy as np
 from .._extras import require
 from .._write import write_netcdf
 from ..estimation import Comparison, Curves, Estimate, Row, Side
-from ._style import OPTIMIZER, SDE
+from ._style import axes, colors
 from ._table import WIDTH, text_table
+from ._words import verdict
 
 _HEADER = ("quantity", "optimizer", "SDE", "off %", "/s.e.", "theory", "off %", "/s.e.")
 _LEGEND = "off: from the optimizer, in per cent of its value and in standard errors of the difference"
@@ -46,34 +47,30 @@ def table(comparison: Comparison) -> str:
 def plot(comparison: Comparison, ax: Any = None) -> Any:
     """Loss against time: the optimizer's and the SDE's mean with the spread over seeds, theory's curve and bound.
 
-    **Arguments:** `ax`: Matplotlib axes; by default new ones.
+    **Arguments:** `ax`: Matplotlib axes, to which no title is given; by default new ones, whose title is the first sentence
+    of [`verdict`][].
 
     **Returns:** the axes.
     """
-    if ax is None:
-        figure = require("matplotlib.figure", extra="plots", purpose="plotting").Figure
-        ax = figure(figsize=(8, 5), layout="constrained").subplots()
-    ts, lowest = comparison.ts, np.inf
-    for name, side, color, style in (
-        ("optimizer", comparison.optimizer, OPTIMIZER, "-"),
-        ("SDE", comparison.sde, SDE, "--"),
-    ):
-        if side is None:
-            continue
-        mean, std = side.curves.loss, side.loss_std
-        ax.plot(ts, mean, style, color=color, lw=2, label=f"{name}, mean of {side.seeds:,} seeds")
-        ax.fill_between(ts, mean - std, mean + std, color=color, alpha=0.15, lw=0, label=f"{name}, ± 1 std over seeds")
-        lowest = min(lowest, float(np.min(mean[np.isfinite(mean)], initial=np.inf)))
-    if comparison.theory is not None:
-        ax.plot(ts, comparison.theory.loss, "k:", lw=2, label="theory")
-    if comparison.bound is not None:
-        ax.plot(ts, comparison.bound, color="0.5", lw=1, label="theory, upper bound")
-    if 0 < lowest < np.inf:
-        ax.set_yscale("log")
-        ax.set_ylim(bottom=lowest / 3)
-    ax.set(title=comparison.title, xlabel="time $t = k\\,\\eta$", ylabel="loss")
-    ax.grid(alpha=0.3)
-    ax.legend()
+    ts, lowest, color = comparison.ts, np.inf, colors(("optimizer", "SDE", "theory", "bound"))
+    with axes(ax, 8, 5.5, verdict(comparison)[0], comparison.title) as ax:
+        for name, side, style in (("optimizer", comparison.optimizer, "-"), ("SDE", comparison.sde, "--")):
+            if side is None:
+                continue
+            mean, std = side.curves.loss, side.loss_std
+            ax.plot(ts, mean, style, color=color[name], label=f"{name}, mean of {side.seeds:,} seeds")
+            band = dict(color=color[name], alpha=0.15, lw=0, label=f"{name}, ± 1 std over seeds")
+            ax.fill_between(ts, mean - std, mean + std, **band)
+            lowest = min(lowest, float(np.min(mean[np.isfinite(mean)], initial=np.inf)))
+        if comparison.theory is not None:
+            ax.plot(ts, comparison.theory.loss, ":", color=color["theory"], label="theory")
+        if comparison.bound is not None:
+            ax.plot(ts, comparison.bound, "-.", color=color["bound"], label="theory, upper bound")
+        if 0 < lowest < np.inf:
+            ax.set_yscale("log")
+            ax.set_ylim(bottom=lowest / 3)
+        ax.set(xlabel="time $t = k\\,\\eta$", ylabel="loss")
+        ax.legend()
     return ax
 
 

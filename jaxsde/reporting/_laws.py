@@ -10,7 +10,7 @@ from .._extras import require
 from .._write import write_netcdf
 from ..estimation import BinnedLaw, Distance, Stationary
 from ..theory import Density, LatticeLaw
-from ._style import COLORS
+from ._style import colors, figure
 from ._table import text_table
 
 _PROBABILITIES = (0.001, 0.05, 0.5, 0.95, 0.999)
@@ -53,26 +53,37 @@ def plot_laws(
     """The densities of an optimizer's and an SDE's stationary laws: on the left on a plain scale, on the right on a
     logarithmic one, which shows the tails. A row for each observable.
 
-    **Arguments:** `laws`, `exact`: as for [`laws_table`][]; `coordinate`: which of the numbers of each observable, as far as it
-    has so many.
+    **Arguments:** `laws`, `exact`: as for [`laws_table`][]; `title`: by default the distance that was found, see
+    [`laws_verdict`][]; `coordinate`: which of the numbers of each observable, as far as it has so many.
 
     **Returns:** a Matplotlib figure.
     """
-    figure = require("matplotlib.figure", extra="plots", purpose="plotting").Figure
     names = list(next(iter(laws.values())).laws)
-    fig = figure(figsize=(11, 3.9 * len(names)), layout="constrained")
-    for axes, name in zip(fig.subplots(len(names), 2, squeeze=False), names, strict=True):
-        parts = {side: law.laws[name] for side, law in laws.items() if name in law.laws}
-        place = min(coordinate, min(len(part.edges) for part in parts.values()) - 1)
-        known = exact if exact and (name, place) == ("x", 0) else {}
-        for tails, ax in zip((False, True), axes, strict=True):
-            _draw(ax, parts, known, place, tails)
-            ax.set(xlabel=_label(name, place, next(iter(parts.values()))), ylabel="density")
-            ax.grid(alpha=0.3)
-        axes[0].legend(fontsize=8)
-    if title:
-        fig.suptitle(title)
+    with figure(11, 4.0 * len(names) + 0.4, title or laws_verdict(laws, exact)) as fig:
+        for pair, name in zip(fig.subplots(len(names), 2, squeeze=False), names, strict=True):
+            parts = {side: law.laws[name] for side, law in laws.items() if name in law.laws}
+            place = min(coordinate, min(len(part.edges) for part in parts.values()) - 1)
+            known = exact if exact and (name, place) == ("x", 0) else {}
+            for tails, ax in zip((False, True), pair, strict=True):
+                _draw(ax, parts, known, place, tails)
+                ax.set(xlabel=_label(name, place, next(iter(parts.values()))), ylabel="density")
+            pair[0].legend()
     return fig
+
+
+def laws_verdict(laws: Mapping[str, Stationary], exact: Mapping[str, Any] | None = None) -> str:
+    """The largest distance between the laws, and whether it is more than chance; empty where there is one law alone.
+
+    **Arguments:** as for [`laws_table`][].
+    """
+    found = [(what, kolmogorov) for what, kolmogorov, _ in _distances(laws, exact or {})]
+    if not found:
+        return ""
+    # How far beyond chance a distance is says more than its size.
+    what, worst = max(found, key=lambda item: item[1].value / item[1].chance if item[1].chance else np.inf)
+    if worst.value <= worst.chance:
+        return f"The laws differ by no more than chance: Kolmogorov distances are below {max(d.chance for _, d in found):.2g}"
+    return f"{what}: the Kolmogorov distance is {worst.value:.2g} ± {worst.stderr:.1g}, chance {worst.chance:.2g}"
 
 
 def save_laws(laws: Mapping[str, Stationary], path: str | os.PathLike[str]) -> None:
@@ -138,18 +149,18 @@ def _shown(distance: Distance) -> tuple[str, str]:
 def _draw(ax: Any, parts: Mapping[str, BinnedLaw], exact: Mapping[str, Any], place: int, tails: bool) -> None:
     low, high = _range(parts.values(), place, tails)
     shown = []
-    for i, (name, law) in enumerate(parts.items()):
-        color, style = COLORS.get(name, f"C{i}"), "--" if name == "SDE" else "-"
+    color = colors([*parts, *exact])
+    for name, law in parts.items():
         edges, density = law.edges[place], law.density[place]
-        ax.stairs(density, edges, color=color, linestyle=style, lw=1.5, label=f"{name}, simulated")
+        ax.stairs(density, edges, color=color[name], ls="--" if name == "SDE" else "-", label=f"{name}, simulated")
         inside = (edges[1:] > low) & (edges[:-1] < high) & (density > 0)
         shown.append(density[inside])
     for name, law in exact.items():
         points, density = _points(law)
         if isinstance(law, LatticeLaw):
-            ax.plot(points, density, "o", color=COLORS.get(name, "k"), ms=3.5, mfc="none", label=f"{name}, exact")
+            ax.plot(points, density, "o", color=color[name], ms=3.5, mfc="none", label=f"{name}, exact")
         else:
-            ax.plot(points, density, ":", color="k", lw=1.5, label=f"{name}, exact")
+            ax.plot(points, density, ":", color="black", label=f"{name}, exact")
     if tails:
         ax.set_yscale("log")
         middle = _range(parts.values(), place, False)

@@ -1,13 +1,14 @@
 """A noise report as a table and as a picture."""
 
+import math
 from typing import Any
 
 import numpy as np
 import scipy  # whose parts load when they are first used
 
-from .._extras import require
 from .._special import SIGN_SLOPE
 from ..estimation import LayerNoise, NoisePath, NoiseReport
+from ._style import colors, figure
 from ._table import text_table
 
 _HEADER = ("array", "size", "active", "gradient", "noise", "ratio", "kurtosis", "tail index", "eff. rank", "sign gap")
@@ -48,35 +49,44 @@ def plot_noise(report: NoiseReport) -> Any:
 
     **Returns:** a Matplotlib figure.
     """
-    figure = require("matplotlib.figure", extra="plots", purpose="plotting").Figure
-    layers = report.layers
-    height = max(4.0, 1.6 + 0.22 * len(layers))
-    fig = figure(figsize=(13, height), layout="constrained")
-    norms, kurtosis, tail = fig.subplots(1, 3)
-    places = np.arange(len(layers))
-    names = [layer.name for layer in layers]
-    norms.plot([layer.gradient_norm for layer in layers], places, "o", color="C0", label="gradient")
-    norms.plot([layer.noise_norm for layer in layers], places, "s", color="C1", mfc="none", label="noise of a batch")
-    norms.set(xscale="log", title="Signal and noise", xlabel="norm")
-    norms.legend(fontsize=8)
-    kurtosis.plot([layer.kurtosis for layer in layers], places, "o", color="C2")
-    kurtosis.axvline(0, color="k", lw=1, ls=":", label="Gaussian")
-    kurtosis.set(title="Excess kurtosis of the noise", xlabel="mean over coordinates")
-    if max(abs(layer.kurtosis) for layer in layers) > 5:
-        kurtosis.set_xscale("symlog", linthresh=1)
-    kurtosis.legend(fontsize=8)
-    for ax in (norms, kurtosis):
-        ax.set_yticks(places, names if ax is norms else [""] * len(names), fontsize=7)
-        ax.invert_yaxis()
-        ax.grid(alpha=0.3)
-    tail.loglog(report.tail_levels, report.tail_shares, color="C1", lw=2, label="noise, all active coordinates")
-    gaussian = scipy.special.ndtri(1 - report.tail_shares[1:] / 2) / SIGN_SLOPE  # a normal variable's mean absolute value
-    tail.loglog(gaussian, report.tail_shares[1:], "k:", label="Gaussian")
-    tail.set(title=f"Tail, index {report.whole.tail_index:.2g}", xlabel="|noise| / mean |noise|", ylabel="share above")
-    tail.set(xlim=(0.3, None), ylim=(report.tail_shares[-1], 1.2))
-    tail.grid(alpha=0.3)
-    tail.legend(fontsize=8)
+    layers, color = report.layers, colors(("gradient", "noise"))
+    height = max(4.4, 2.0 + 0.24 * len(layers))
+    with figure(13, height, _finding(report)) as fig:
+        norms, kurtosis, tail = fig.subplots(1, 3)
+        places = np.arange(len(layers))
+        names = [layer.name for layer in layers]
+        noise, dotted = dict(color=color["noise"]), dict(color="black", lw=1, ls=":")
+        norms.plot([layer.gradient_norm for layer in layers], places, "o", color=color["gradient"], label="gradient")
+        norms.plot([layer.noise_norm for layer in layers], places, "s", mfc="none", label="noise of a batch", **noise)
+        norms.set(xscale="log", title="Signal and noise", xlabel="norm")
+        kurtosis.plot([layer.kurtosis for layer in layers], places, "o", **noise)
+        kurtosis.axvline(0, label="Gaussian", **dotted)
+        kurtosis.set(title="Excess kurtosis of the noise", xlabel="mean over coordinates")
+        if max(abs(layer.kurtosis) for layer in layers) > 5:
+            kurtosis.set_xscale("symlog", linthresh=1)
+        for ax in (norms, kurtosis):
+            ax.set_yticks(places, names if ax is norms else [""] * len(names), fontsize="x-small")
+            ax.invert_yaxis()
+        tail.loglog(report.tail_levels, report.tail_shares, label="noise, all active coordinates", **noise)
+        gaussian = scipy.special.ndtri(1 - report.tail_shares[1:] / 2) / SIGN_SLOPE  # a normal variable's mean absolute value
+        tail.loglog(gaussian, report.tail_shares[1:], label="Gaussian", **(dotted | dict(lw=2)))
+        tail.set(title="Tail of the noise", xlabel="|noise| / mean |noise|", ylabel="share above")
+        tail.set(xlim=(0.3, None), ylim=(report.tail_shares[-1], 1.2))
+        for ax in (norms, kurtosis, tail):
+            ax.legend(fontsize="x-small")
     return fig
+
+
+def _finding(report: NoiseReport) -> str:
+    whole = report.whole
+    if math.isinf(whole.signal_to_noise):
+        return "There is no gradient noise here"
+    tails = (
+        ""
+        if math.isnan(whole.tail_index)
+        else f"; its tail index reads {whole.tail_index:.2g}, where Gaussian noise reads {report.gaussian_tail_index:.2g}"
+    )
+    return f"The gradient is {whole.signal_to_noise:.2g} times as large as its noise{tails}"
 
 
 def plot_noise_path(path: NoisePath) -> Any:
@@ -84,34 +94,41 @@ def plot_noise_path(path: NoisePath) -> Any:
 
     **Returns:** a Matplotlib figure.
     """
-    figure = require("matplotlib.figure", extra="plots", purpose="plotting").Figure
-    fig = figure(figsize=(13, 7), layout="constrained")
-    (loss, ratio, batch), (curvature, tail, signs) = fig.subplots(2, 3, sharex=True)
-    loss.plot(path.steps, path.loss, "o-", color="C0")
-    loss.set(title="Loss", yscale="log" if np.min(path.loss) > 0 else "linear")
-    ratio.plot(path.steps, path.signal_to_noise, "o-", color="C1")
-    ratio.axhline(1, color="k", lw=1, ls=":", label="as large as each other")
-    ratio.set(title="Gradient over noise", yscale="log")
-    ratio.legend(fontsize=8)
-    batch.plot(path.steps, path.critical_batch, "o-", color="C2")
-    if path.batch_size is not None:
-        batch.axhline(path.batch_size, color="k", lw=1, ls=":", label=f"the batch, {path.batch_size}")
-        batch.legend(fontsize=8)
-    unit = "" if path.batch_size is not None else " over this one"
-    batch.set(title=f"Critical batch size{unit}", yscale="log")
-    for name, values in path.curvature.items():
-        curvature.plot(path.steps, values, "o-", label=name)
-    curvature.set(title="Largest curvature, preconditioned", yscale="log")
-    curvature.legend(fontsize=8)
-    tail.plot(path.steps, path.tail_index, "o-", color="C4")
-    tail.axhline(path.reports[0].gaussian_tail_index, color="k", lw=1, ls=":", label="reading of Gaussian noise")
-    tail.axhline(2, color="C3", lw=1, ls=":", label="below: no variance")
-    tail.set(title="Tail index of the noise")
-    tail.legend(fontsize=8)
-    signs.plot(path.steps, path.sign_gap, "o-", color="C5")
-    signs.set(title="Mean signs, distance from normal noise's", ylim=(0, None))
-    for ax in (loss, ratio, batch, curvature, tail, signs):
-        ax.grid(alpha=0.3)
-    for ax in (curvature, tail, signs):
-        ax.set_xlabel("steps")
+    run, of_noise, dotted = (dict(color=c) for c in colors(("optimizer", "noise", "theory")).values())
+    dotted |= dict(lw=1, ls=":")
+    with figure(13, 7.5, _finding_on(path)) as fig:
+        (loss, ratio, batch), (curvature, tail, signs) = fig.subplots(2, 3, sharex=True)
+        loss.plot(path.steps, path.loss, "o-", **run)
+        loss.set(title="Loss", yscale="log" if np.min(path.loss) > 0 else "linear")
+        ratio.plot(path.steps, path.signal_to_noise, "o-", **of_noise)
+        ratio.axhline(1, label="as large as each other", **dotted)
+        ratio.set(title="Gradient over noise", yscale="log")
+        batch.plot(path.steps, path.critical_batch, "o-", **of_noise)
+        if path.batch_size is not None:
+            batch.axhline(path.batch_size, label=f"the batch, {path.batch_size}", **dotted)
+        unit = "" if path.batch_size is not None else " over this one"
+        batch.set(title=f"Critical batch size{unit}", yscale="log")
+        color = colors(path.curvature)
+        for name, values in path.curvature.items():
+            curvature.plot(path.steps, values, "o-", color=color[name], label=name)
+        curvature.set(title="Largest curvature, preconditioned", yscale="log")
+        tail.plot(path.steps, path.tail_index, "o-", **of_noise)
+        tail.axhline(path.reports[0].gaussian_tail_index, label="reading of Gaussian noise", **dotted)
+        tail.axhline(2, label="below: no variance", **(dotted | dict(ls="--")))
+        tail.set(title="Tail index of the noise")
+        signs.plot(path.steps, path.sign_gap, "o-", **of_noise)
+        signs.set(title="Mean signs, distance from normal noise's", ylim=(0, None))
+        for ax in (loss, ratio, batch, curvature, tail, signs):
+            ax.set_xlabel("steps" if ax in (curvature, tail, signs) else "")
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(fontsize="x-small")
     return fig
+
+
+def _finding_on(path: NoisePath) -> str:
+    (first, last), (small, large) = path.signal_to_noise[[0, -1]], path.critical_batch[[0, -1]]
+    unit = "" if path.batch_size is not None else " times this one"
+    return (
+        f"From step {path.steps[0]:,} to {path.steps[-1]:,} the gradient goes from {first:.2g} to {last:.2g} times its noise, "
+        f"the critical batch from {small:.2g} to {large:.2g}{unit}"
+    )

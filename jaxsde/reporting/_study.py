@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import numpy as np
 from .._extras import require
 from .._write import write_netcdf
 from ..studies import Panel, Study
+from ._style import axes, colors, figure
 from ._table import text_table
 
-_COLUMNS = 4
+_COLUMNS = 3
 
 
 def study_table(study: Study) -> str:
@@ -20,7 +22,7 @@ def study_table(study: Study) -> str:
     words = [i for i in range(len(study.header)) if all(isinstance(row[i], str) for row in study.rows)]
     rows = [tuple(_shown(cell) for cell in row) for row in study.rows]
     notes = (f"note: {note}" for note in study.notes)
-    return "\n".join([study.title, text_table(study.header, rows, left=words), *notes])
+    return "\n".join([study.title, text_table(study.header, rows, left=words), *notes, f"{study.finding}."])
 
 
 def study_document(study: Study, command: str, picture: str) -> str:
@@ -30,7 +32,14 @@ def study_document(study: Study, command: str, picture: str) -> str:
     rows = [f"| {' | '.join(escaped(_shown(cell)) for cell in row)} |" for row in study.rows]
     notes = "\n".join(f"- {note}" for note in study.notes)
     preface = f"`{command}` writes this page; nothing in it is written by hand."
-    parts = [f"# {study.title}", preface, notes, f"![{study.title}]({picture})", "\n".join([*header, *rows])]
+    parts = [
+        f"# {study.title}",
+        f"**{study.finding}.**",
+        preface,
+        notes,
+        f"![{study.title}]({picture})",
+        "\n".join([*header, *rows]),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -39,45 +48,60 @@ def _shown(cell: str | float) -> str:
 
 
 def plot_study(study: Study) -> Any:
-    """The study's panels.
+    """The study's panels, under its finding.
 
     **Returns:** a Matplotlib figure.
     """
-    figure = require("matplotlib.figure", extra="plots", purpose="plotting").Figure
     count = len(study.panels)
-    columns = min(_COLUMNS + (count > 4 * _COLUMNS), count)
-    rows = math.ceil(count / columns)
-    fig = figure(figsize=(max(4.2 * columns, 6), 3.6 * rows), layout="constrained")
-    grid = np.atleast_1d(fig.subplots(rows, columns)).ravel()
-    for ax, panel in zip(grid, study.panels, strict=False):
-        _draw(panel, ax)
-    for ax in grid[count:]:
-        ax.set_axis_off()
+    columns = max(1, min(_COLUMNS, count))
+    rows = max(1, math.ceil(count / columns))
+    color = _colors(study.panels)
+    with figure(max(4.2 * columns, 7.0), 3.8 * rows + 0.5, study.finding) as fig:
+        grid = np.atleast_1d(fig.subplots(rows, columns)).ravel()
+        for ax, panel in zip(grid, study.panels, strict=False):
+            _draw(panel, ax, color)
+        for ax in grid[count:]:
+            ax.set_axis_off()
     return fig
 
 
-def _draw(panel: Panel, ax: Any) -> None:
+def plot_panel(panel: Panel, ax: Any = None) -> Any:
+    """One panel of a study.
+
+    **Arguments:** `ax`: Matplotlib axes; by default new ones.
+
+    **Returns:** the axes.
+    """
+    with axes(ax, 8, 5.5, "", "") as ax:
+        _draw(panel, ax, _colors([panel]))
+    return ax
+
+
+def _colors(panels: Iterable[Panel]) -> dict[str, str]:
+    return colors(curve.of or curve.label for panel in panels for curve in panel.curves)
+
+
+def _draw(panel: Panel, ax: Any, color: Mapping[str, str]) -> None:
     lows = []
-    for i, curve in enumerate(panel.curves):
-        color = curve.color or f"C{i}"
+    for curve in panel.curves:
+        drawn = dict(color=color[curve.of or curve.label], label=curve.label)
         if panel.bars and curve.spread is not None:
-            ax.errorbar(curve.x, curve.y, curve.spread, fmt="o", ms=5, mfc="none", capsize=3, color=color, label=curve.label)
+            ax.errorbar(curve.x, curve.y, curve.spread, fmt="o", mfc="none", capsize=3, **drawn)
             lows.append(curve.y)
             continue
-        ax.plot(curve.x, curve.y, curve.style, color=color, lw=1.6, label=curve.label)
+        ax.plot(curve.x, curve.y, curve.style, **drawn)
         if curve.spread is not None:
-            ax.fill_between(curve.x, curve.y - curve.spread, curve.y + curve.spread, color=color, alpha=0.12, lw=0)
+            below, above = curve.y - curve.spread, curve.y + curve.spread
+            ax.fill_between(curve.x, below, above, color=drawn["color"], alpha=0.12, lw=0)
         lows.append(curve.y)
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel, xscale=panel.xscale, yscale=panel.yscale)
-    ax.title.set_fontsize(10)
     if panel.xscale == "log":
         ax.tick_params(axis="x", which="minor", labelbottom=False)  # where a decade is wide they would run into each other
     shown = np.concatenate([np.ravel(low) for low in lows])
     shown = shown[np.isfinite(shown) & (shown > 0)]
     if panel.yscale == "log" and shown.size and shown.max() > 10 * shown.min():
         ax.set_ylim(bottom=shown.min() / 1.3)  # bands that reach down to zero would take all the room
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=7)
+    ax.legend(fontsize="x-small")
 
 
 def save_study(study: Study, path: str | os.PathLike[str]) -> None:
@@ -104,5 +128,10 @@ def save_study(study: Study, path: str | os.PathLike[str]) -> None:
             np.asarray(values, dtype=str if isinstance(values[0], str) else float),
             {"name": name},
         )
-    attributes = {"title": study.title, "notes": "\n".join(study.notes), "header": json.dumps(study.header)}
+    attributes = {
+        "title": study.title,
+        "finding": study.finding,
+        "notes": "\n".join(study.notes),
+        "header": json.dumps(study.header),
+    }
     write_netcdf(xarray.Dataset(variables, attrs=attributes), path, overwrite=True)

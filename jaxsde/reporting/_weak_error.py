@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from .._extras import require
 from ..estimation import Order, WeakError
+from ._style import axes, colors
 from ._table import text_table
 
 _HEADER = ("function", "learning rate", "E optimizer", "model error", "s.e.", "solver error", "s.e.", "ODE error")
@@ -37,27 +37,30 @@ def weak_error_table(error: WeakError) -> str:
 def plot_weak_error(error: WeakError, name: str, ax: Any = None) -> Any:
     """The errors of one test function against the learning rate, on logarithmic axes, with the fitted orders.
 
-    **Arguments:** `name`: of the test function; `ax`: Matplotlib axes, by default new ones.
+    **Arguments:** `name`: of the test function; `ax`: Matplotlib axes, to which no title is given; by default new ones.
 
     **Returns:** the axes.
     """
-    if ax is None:
-        figure = require("matplotlib.figure", extra="plots", purpose="plotting").Figure
-        ax = figure(figsize=(6, 4.5), layout="constrained").subplots()
-    f, rates = error[name], error.learning_rates
+    f, rates, color = error[name], error.learning_rates, colors(("SDE", "solver", "ODE"))
     series = [
-        ("model", f.modelling, f.modelling_stderr, f.order),
-        (f"solver, {error.substeps} substeps", f.discretisation, f.discretisation_stderr, f.discretisation_order),
+        ("SDE", "model", f.modelling, f.modelling_stderr, f.order),
+        ("solver", f"solver, {error.substeps} substeps", f.discretisation, f.discretisation_stderr, f.discretisation_order),
     ]
-    for i, (label, values, stderr, order) in enumerate(series):
-        bars = dict(fmt="o-", ms=5, capsize=3, color=f"C{i}", label=f"{label}: {_order(order)}")
-        ax.errorbar(rates, np.abs(values), 2 * stderr, **bars)
-    if f.ode is not None:
-        ax.plot(rates, np.abs(f.ode), "s:", color="0.5", ms=5, label="ODE instead of the SDE")
-    ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel=f"|error of E {name}|", title=error.title)
-    ax.grid(alpha=0.3, which="both")
-    ax.legend(fontsize=8)
+    with axes(ax, 8, 6, _finding(name, f.order), error.title) as ax:
+        for thing, label, values, stderr, order in series:
+            bars = dict(fmt="o-", capsize=3, color=color[thing], label=f"{label}: {_order(order)}")
+            ax.errorbar(rates, np.abs(values), 2 * stderr, **bars)
+        if f.ode is not None:
+            ax.plot(rates, np.abs(f.ode), "s:", color=color["ODE"], label="ODE instead of the SDE")
+        ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel=f"|error of E {name}|, ± 2 s.e.")
+        ax.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(0, -0.15))
     return ax
+
+
+def _finding(name: str, order: Order) -> str:
+    if not np.isfinite(order.half_width):
+        return f"The SDE's error of E {name} does not show above the noise"
+    return f"The SDE's error of E {name} is of order {order.slope:.2f} ± {order.half_width:.2f} in the learning rate"
 
 
 def _order(order: Order) -> str:

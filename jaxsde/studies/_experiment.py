@@ -34,11 +34,13 @@ class Study(NamedTuple):
     """What an experiment found."""
 
     title: str
+    finding: str
+    """The outcome in one sentence."""
     header: tuple[str, ...]
     rows: list[tuple[str | float, ...]]
     panels: list[Panel]
     notes: list[str]
-    """What the table shows, in words; where it does not show what was claimed, that."""
+    """What the numbers are, and what else the table shows; where it does not show what was claimed, that."""
 
 
 class Experiment(NamedTuple):

@@ -16,7 +16,8 @@ class Curve(NamedTuple):
     spread: np.ndarray | None = None
     """Half the height of the band: one standard deviation over seeds, or what the panel says."""
     style: str = "-"
-    color: str | None = None
+    of: str | None = None
+    """What it is a curve of, such as "optimizer" or "SDE", by default its label: a thing has one colour in all pictures."""
 
 
 class Panel(NamedTuple):

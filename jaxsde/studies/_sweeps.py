@@ -110,14 +110,24 @@ def sweep_study(sweep: Sweep) -> Study:
     rows: list[tuple[str | float, ...]] = []
     curves = []
     fine = np.geomspace(sweep.scales[0], sweep.scales[-1], 60)
-    for i, (name, series) in enumerate(sweep.series.items()):
+    for name, series in sweep.series.items():
         expected = series.theory(sweep.scales)
         for sigma, value, error, form in zip(sweep.scales, series.values, series.stderr, expected, strict=True):
             rows.append((name, float(sigma), float(value), float(error), float(form), 100 * float(value / form - 1)))
         curves += [
-            Curve(f"{name}: simulated", sweep.scales, series.values, 5 * series.stderr, color=f"C{i}"),
-            Curve(f"{name}: theory", fine, series.theory(fine), color=f"C{i}"),
+            Curve(f"{name}: simulated", sweep.scales, series.values, 5 * series.stderr, of=name),
+            Curve(f"{name}: theory", fine, series.theory(fine), of=name),
         ]
     panel = Panel(sweep.title, "noise $\\sigma$", sweep.quantity, curves, xscale="log", bars=True)
     header = ("optimizer", "sigma", sweep.quantity, "s.e.", "theory", "off %")
-    return Study(sweep.title, header, rows, [panel], ["error bars: 5 standard errors"])
+    return Study(sweep.title, _finding(sweep), header, rows, [panel], ["error bars: 5 standard errors"])
+
+
+def _finding(sweep: Sweep) -> str:
+    """By what the quantity is multiplied from one end of the sweep to the other."""
+    ends = sweep.scales[[0, -1]]
+    factors = []
+    for name, series in sweep.series.items():
+        (low, high), (first, last) = series.values[[0, -1]], series.theory(ends)
+        factors.append(f"{name} {high / low:.3g} (theory {last / first:.3g})")
+    return f"Noise {ends[1] / ends[0]:g} times as strong multiplies the {sweep.quantity} by: {', '.join(factors)}"

@@ -97,18 +97,23 @@ def test_an_unknown_experiment_is_named():
 
 CURVES = [Curve("a", np.arange(3.0), np.ones(3), 0.1 * np.ones(3)), Curve("b", np.arange(4.0), np.ones(4))]
 ROWS: list = [("one", 1.23456), ("two", 2.0)]
-STUDY = Study("A study", ("what", "value"), ROWS, [Panel("left", "t", "y", CURVES)], ["a note"])
+STUDY = Study("A study", "one is two", ("what", "value"), ROWS, [Panel("left", "t", "y", CURVES)], ["a note"])
 
 
 def test_a_study_as_text():
     lines = js.reporting.study_table(STUDY).splitlines()
-    assert lines[0] == "A study" and lines[-1] == "note: a note"
+    assert lines[0] == "A study" and lines[-2:] == ["note: a note", "one is two."]
     assert lines[3].split() == ["one", "1.235"]
 
 
 def test_a_study_as_a_page():
     page = js.reporting.study_document(STUDY._replace(header=("what", "|value|")), "make it", "picture.png")
-    assert page.startswith("# A study\n") and "`make it`" in page and "- a note\n" in page and "](picture.png)" in page
+    assert (
+        page.startswith("# A study\n\n**one is two.**\n")
+        and "`make it`" in page
+        and "- a note\n" in page
+        and "](picture.png)" in page
+    )
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert table == ["| what | \\|value\\| |", "|---|---|", "| one | 1.235 |", "| two | 2 |"]
 

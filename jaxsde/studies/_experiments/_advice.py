@@ -52,9 +52,12 @@ def advice_study(scale: Scale) -> Study:
                     panels.append(Panel(title, "examples seen", "training loss", curves))
     kept, broken = ([outcome for outcome in outcomes if outcome.promised == said] for said in ("yes", "no"))
     worst = max((outcome.gap - outcome.chance for outcome in kept), default=0.0)
-    notes.append(f"{len(kept)} promised, and apart by {100 * max(0.0, worst):.2g} % of the decrease at most, beyond chance")
-    notes.append(f"{sum(outcome.gap > 0.1 for outcome in broken)} of {len(broken)} not promised are apart by more than 10 %")
-    return Study("Advice for a larger batch, tried", _COLUMNS, rows, panels, notes)
+    moved = sum(outcome.gap > 0.1 for outcome in broken)
+    finding = (
+        f"The {len(kept)} curves that advise promised to stay are apart by {100 * max(0.0, worst):.2g} % at most, beyond "
+        f"chance; {moved} of the {len(broken)} others by more than 10 %"
+    )
+    return Study("Advice for a larger batch, tried", finding, _COLUMNS, rows, panels, notes)
 
 
 class _Outcome(NamedTuple):

@@ -26,7 +26,8 @@ _COLUMNS = (
     "second order's solver", "second order's spread", "closest",
 )  # fmt: skip
 
-_LINES = {"paper": ("--", "C1"), "second order": ("--", "C3")}
+# What a line looks like, and of what it is.
+_LINES = {"paper": ("--", "SDE"), "second order": ("--", "second order")}
 
 # A difference of two gaps counts where it is so many times its standard error.
 _CLEAR = 3.0
@@ -100,9 +101,10 @@ def networks_study(scale: Scale) -> Study:
         if not found:
             raise
         notes.append("interrupted: these are the results until then")
-    notes += _counts(found)
+    finding, *counts = _counts(found)
+    notes += counts
     notes += _judged(crossings)
-    return Study("Networks: optimizers against their SDEs", _COLUMNS, [_row(*one) for one in found], panels, notes)
+    return Study("Networks: optimizers against their SDEs", finding, _COLUMNS, [_row(*one) for one in found], panels, notes)
 
 
 def _run(scale: Scale, opt: AbstractOptimizer, key: Any) -> Run:
@@ -148,10 +150,10 @@ def _against_rate(scale: Scale, name: str, opt: AbstractOptimizer, at: _Place, k
             with np.errstate(divide="ignore"):
                 shares[label].append(tuple(np.divide(seen.gap(label), seen.decrease)))
     curves = []
-    for label, (style, color) in _LINES.items():
+    for label, (style, thing) in _LINES.items():
         gaps, errors = np.array(shares[label]).T
-        curves.append(Curve(label, rates, gaps, errors, style=style, color=color))
-    curves.append(Curve("noise_report", rates, _TOLERANCE * np.array(factors), style=":", color="k"))
+        curves.append(Curve(label, rates, gaps, errors, style=style, of=thing))
+    curves.append(Curve("noise_report", rates, _TOLERANCE * np.array(factors), style=":", of="theory"))
     kind = type(opt).__name__
     crossing = _crossing(np.array(factors), np.array(shares["paper"])[:, 0])
     scale.report(
@@ -205,9 +207,14 @@ def _said(cell: _Cell, seen: Tracking) -> str:
 
 
 def _counts(found: list[tuple[_Cell, Tracking]]) -> list[str]:
-    """What the table shows in all."""
-    closest = collections.Counter(_closest(_gaps(seen)) or "not clear" for _, seen in found)
-    notes = ["closest: " + ", ".join(f"{label} {count}" for label, count in closest.most_common())]
+    """What the table shows in all, the main thing first."""
+    closest = collections.Counter(_closest(_gaps(seen)) for _, seen in found)
+    unclear = closest.pop(None, 0)
+    counts = " and ".join(f"the {label}'s in {count}" for label, count in closest.most_common())
+    notes = [
+        f"Of {len(found)} comparisons, the mean loss that is clearly nearest to the optimizer's is {counts or 'none'}; "
+        f"{unclear} are unclear"
+    ]
     for kinds, name in (
         (("SGD", "SignSGD"), "SGD and SignSGD"),
         (("RMSprop", "RMSpropW", "Adam", "AdamW"), "RMSprop and Adam"),

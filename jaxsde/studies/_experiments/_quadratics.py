@@ -44,8 +44,8 @@ def phases_study(scale: Scale) -> Study:
         scale.report(f"sigma {sigma:g}: loss {ours[-1]:.3g}, SDE {theirs[-1]:.3g}")
         curves = [curve("optimizer", chain), curve("SDE", sde, style="--")]
         curves += [
-            Curve("bound", ts, np.asarray(bound.loss, float), style=":", color="k"),
-            Curve("bound of Phase 1, while in it", ts, np.where(inside, first, np.nan), style=":", color="C3"),
+            Curve("bound", ts, np.asarray(bound.loss, float), style=":", of="bound"),
+            Curve("bound of Phase 1, while in it", ts, np.where(inside, first, np.nan), style=":"),
         ]
         panels.append(Panel(f"$\\sigma$ = {sigma:g}", "time", "loss", curves))
     notes = [
@@ -54,7 +54,13 @@ def phases_study(scale: Scale) -> Study:
         "loss / its bound: the mean loss over Phase 1's bound, at most, while all coordinates are in that phase",
         "bound: of the final loss, for the SDE; the larger the noise, the sooner the decay is exponential, at a rate ~ 1/sigma",
     ]
-    return Study("SignSGD's three phases", tuple(columns.split(",")), rows, panels, notes)
+    gap = max(float(row[4]) for row in rows)
+    held = max(row[3] for row in rows if not isinstance(row[3], str))
+    finding = (
+        f"The SDE follows SignSGD's mean loss within {100 * gap:.2g} % of the decrease; in phase 1 the loss is at most "
+        f"{held:.3g} times its bound"
+    )
+    return Study("SignSGD's three phases", finding, tuple(columns.split(",")), rows, panels, notes)
 
 
 def stationary_study(scale: Scale) -> Study:
@@ -99,7 +105,11 @@ def stationary_study(scale: Scale) -> Study:
         "the SDE is that of its solver with 4 substeps; the closed forms of adaptive methods take noise to dominate; error "
         "bars: 5 standard errors"
     ]
-    return Study(f"Stationary laws on a quadratic, sigma = {sigma:g}", header, rows, [panel], notes)
+    off, form_off = (max(abs(float(row[i])) for row in rows) for i in (-2, -1))
+    finding = (
+        f"The SDEs' stationary variances are within {off:.2g} % of the optimizers', the closed forms within {form_off:.2g} %"
+    )
+    return Study(f"Stationary laws on a quadratic, sigma = {sigma:g}", finding, header, rows, [panel], notes)
 
 
 def tails_study(scale: Scale) -> Study:
@@ -122,11 +132,11 @@ def tails_study(scale: Scale) -> Study:
                 continuous = simulate(opt.sde(problem), jnp.ones(2), key=scale.key(150 + i), **run)
                 sde = f"{float(continuous['loss'].mean[-1]):.3g}"
                 form = f"{float(theory.stationary(opt, problem).loss):.3g}"
-                curves.append(curve("SignSGD's SDE, mean", continuous, style="--", color="k"))
+                curves.append(curve("SignSGD's SDE, mean", continuous, style="--", of="SDE"))
             ts = np.asarray(samples.ts, float)
             curves += [
-                Curve(f"{name}, mean", ts, loss.mean(axis=1), color=f"C{j}"),
-                Curve(f"{name}, median", ts, np.median(loss, axis=1), style=":", color=f"C{j}"),
+                Curve(f"{name}, mean", ts, loss.mean(axis=1), of=name),
+                Curve(f"{name}, median", ts, np.median(loss, axis=1), style=":", of=name),
             ]
             median, mean = float(np.median(loss[-1])), float(loss[-1].mean())
             # Of SGD's mean there is none: an infinite mean has no standard error.
@@ -138,7 +148,13 @@ def tails_study(scale: Scale) -> Study:
         "for nu = 1 and 2 the noise has no variance: neither has SGD, whose mean loss is infinite (what is printed is that of "
         "the seeds run), nor an SDE; Adam's SDE does not exist either"
     ]
-    return Study("Heavy tails: Student-t noise without variance", header, rows, panels, notes)
+    # SGD, SignSGD and Adam, by the heavier of the two tails.
+    sgd, sign = rows[0], rows[1]
+    finding = (
+        f"Under Cauchy noise SignSGD's mean loss settles at {sign[3]:.2g}, its SDE's at {float(sign[6]):.2g}; the largest of "
+        f"SGD's reaches {sgd[5]:.1e}"
+    )
+    return Study("Heavy tails: Student-t noise without variance", finding, header, rows, panels, notes)
 
 
 def schedules_study(scale: Scale) -> Study:
@@ -167,12 +183,17 @@ def schedules_study(scale: Scale) -> Study:
             converges = "yes" if verdict.converges else "no"
             rows.append((kind.__name__, power, converges, loss[-1], error, form[-1], off, found, said))
             curves += [
-                Curve(f"$\\nu$ = {power:g}", ts + 1, loss, color=f"C{j}"),
-                Curve(f"$\\nu$ = {power:g}, closed form", ts + 1, form, style=":", color=f"C{j}"),
+                Curve(f"$\\nu$ = {power:g}", ts + 1, loss),
+                Curve(f"$\\nu$ = {power:g}, closed form", ts + 1, form, style=":", of=f"$\\nu$ = {power:g}"),
             ]
         scale.report(f"{kind.__name__}: done")
         panels.append(Panel(kind.__name__, "time + 1", "loss", curves, xscale="log"))
     notes = [
         "exponent: the slope of log loss against log(t + 1) over the last three quarters; SignSGD's closed form is Phase 3's"
     ]
-    return Study("Schedules (t + 1)^-nu", header, rows, panels, notes)
+    off = {kind: max(abs(float(row[6])) for row in rows if row[0] == kind) for kind in ("SGD", "SignSGD")}
+    finding = (
+        f"Mean losses end within {off['SGD']:.2g} % (SGD) and {off['SignSGD']:.2g} % (SignSGD) of the closed forms, whether "
+        "the schedule converges or stops too soon"
+    )
+    return Study("Schedules (t + 1)^-nu", finding, header, rows, panels, notes)
