@@ -9,6 +9,7 @@ from . import (
     theory as theory,
 )
 from ._citation import citation as citation
+from ._version import __version__ as __version__
 from .derivation import (
     LinearResponse as LinearResponse,
     derive as derive,

@@ -268,7 +268,8 @@ def fit_order(rates: np.ndarray, errors: np.ndarray, stderr: np.ndarray) -> Orde
     inside = np.flatnonzero(left <= left[best] + _NORMAL_QUANTILE**2)
     seen = 0 < inside[0] and inside[-1] < len(_POWERS) - 1
     slope = float(_POWERS[best]) if seen else np.nan
-    half_width = float(_POWERS[inside[-1]] - _POWERS[inside[0]]) / 2 if seen else np.inf
+    # As wide as the grid of powers is fine, at least.
+    half_width = float(_POWERS[inside[-1] + 1] - _POWERS[inside[0] - 1]) / 2 if seen else np.inf
     scale = rates[-1] ** max(1, round(slope)) if seen else np.nan
     constant, constant_error = errors[-1] / scale, stderr[-1] / scale
     with np.errstate(divide="ignore", invalid="ignore"):

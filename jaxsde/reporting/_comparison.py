@@ -11,7 +11,7 @@ import numpy as np
 from .._extras import require
 from .._write import write_netcdf
 from ..estimation import Comparison, Curves, Estimate, Row, Side
-from ._style import axes, colors
+from ._style import axes, colors, tidy
 from ._table import WIDTH, text_table
 from ._words import verdict
 
@@ -54,23 +54,25 @@ def plot(comparison: Comparison, ax: Any = None) -> Any:
     """
     ts, lowest, color = comparison.ts, np.inf, colors(("optimizer", "SDE", "theory", "bound"))
     with axes(ax, 8, 5.5, verdict(comparison)[0], comparison.title) as ax:
+        legend = {}
         for name, side, style in (("optimizer", comparison.optimizer, "-"), ("SDE", comparison.sde, "--")):
             if side is None:
                 continue
             mean, std = side.curves.loss, side.loss_std
-            ax.plot(ts, mean, style, color=color[name], label=f"{name}, mean of {side.seeds:,} seeds")
-            band = dict(color=color[name], alpha=0.15, lw=0, label=f"{name}, ± 1 std over seeds")
-            ax.fill_between(ts, mean - std, mean + std, **band)
+            [line] = ax.plot(ts, mean, style, color=color[name], label=name)
+            band = ax.fill_between(ts, mean - std, mean + std, color=color[name], alpha=0.15, lw=0)
+            legend[f"{name}, mean ± std, {side.seeds:,} seeds"] = line, band
             lowest = min(lowest, float(np.min(mean[np.isfinite(mean)], initial=np.inf)))
         if comparison.theory is not None:
-            ax.plot(ts, comparison.theory.loss, ":", color=color["theory"], label="theory")
+            [legend["theory"]] = ax.plot(ts, comparison.theory.loss, ":", color=color["theory"], label="theory")
         if comparison.bound is not None:
-            ax.plot(ts, comparison.bound, "-.", color=color["bound"], label="theory, upper bound")
+            [legend["theory, upper bound"]] = ax.plot(ts, comparison.bound, "-.", color=color["bound"], label="bound")
         if 0 < lowest < np.inf:
             ax.set_yscale("log")
             ax.set_ylim(bottom=lowest / 3)
+        tidy(ax)
         ax.set(xlabel="time $t = k\\,\\eta$", ylabel="loss")
-        ax.legend()
+        ax.legend(legend.values(), legend.keys())
     return ax
 
 

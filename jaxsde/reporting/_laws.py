@@ -10,7 +10,7 @@ from .._extras import require
 from .._write import write_netcdf
 from ..estimation import BinnedLaw, Distance, Stationary
 from ..theory import Density, LatticeLaw
-from ._style import colors, figure
+from ._style import colors, figure, tidy
 from ._table import text_table
 
 _PROBABILITIES = (0.001, 0.05, 0.5, 0.95, 0.999)
@@ -171,6 +171,7 @@ def _draw(ax: Any, parts: Mapping[str, BinnedLaw], exact: Mapping[str, Any], pla
         if heights.size:
             ax.set_ylim(heights.min() / 2, 2 * heights.max())
     ax.set_xlim(low, high)
+    tidy(ax)
 
 
 def _range(laws: Any, place: int, tails: bool) -> tuple[float, float]:

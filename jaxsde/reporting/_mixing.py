@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..estimation import Mixing
-from ._style import axes, colors
+from ._style import axes, colors, tidy
 
 
 def plot_mixing(found: Mapping[str, Mixing], observable: str = "x", *, coordinate: int = 0, ax: Any = None) -> Any:
@@ -40,5 +40,6 @@ def plot_mixing(found: Mapping[str, Mixing], observable: str = "x", *, coordinat
         ax.set(
             xlabel="time $t = k\\,\\eta$", ylabel=f"Wasserstein distance of {observable}[{coordinate}]\nfrom its stationary law"
         )
+        tidy(ax)
         ax.legend()
     return ax

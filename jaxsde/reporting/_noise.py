@@ -8,7 +8,7 @@ import scipy  # whose parts load when they are first used
 
 from .._special import SIGN_SLOPE
 from ..estimation import LayerNoise, NoisePath, NoiseReport
-from ._style import colors, figure
+from ._style import colors, figure, tidy
 from ._table import text_table
 
 _HEADER = ("array", "size", "active", "gradient", "noise", "ratio", "kurtosis", "tail index", "eff. rank", "sign gap")
@@ -73,6 +73,7 @@ def plot_noise(report: NoiseReport) -> Any:
         tail.set(title="Tail of the noise", xlabel="|noise| / mean |noise|", ylabel="share above")
         tail.set(xlim=(0.3, None), ylim=(report.tail_shares[-1], 1.2))
         for ax in (norms, kurtosis, tail):
+            tidy(ax)
             ax.legend(fontsize="x-small")
     return fig
 
@@ -119,6 +120,7 @@ def plot_noise_path(path: NoisePath) -> Any:
         signs.plot(path.steps, path.sign_gap, "o-", **of_noise)
         signs.set(title="Mean signs, distance from normal noise's", ylim=(0, None))
         for ax in (loss, ratio, batch, curvature, tail, signs):
+            tidy(ax)
             ax.set_xlabel("steps" if ax in (curvature, tail, signs) else "")
             if ax.get_legend_handles_labels()[0]:
                 ax.legend(fontsize="x-small")

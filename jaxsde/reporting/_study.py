@@ -11,7 +11,7 @@ import numpy as np
 from .._extras import require
 from .._write import write_netcdf
 from ..studies import Panel, Study
-from ._style import axes, colors, figure
+from ._style import axes, colors, figure, tidy
 from ._table import text_table
 
 _COLUMNS = 3
@@ -95,12 +95,11 @@ def _draw(panel: Panel, ax: Any, color: Mapping[str, str]) -> None:
             ax.fill_between(curve.x, below, above, color=drawn["color"], alpha=0.12, lw=0)
         lows.append(curve.y)
     ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel, xscale=panel.xscale, yscale=panel.yscale)
-    if panel.xscale == "log":
-        ax.tick_params(axis="x", which="minor", labelbottom=False)  # where a decade is wide they would run into each other
     shown = np.concatenate([np.ravel(low) for low in lows])
     shown = shown[np.isfinite(shown) & (shown > 0)]
     if panel.yscale == "log" and shown.size and shown.max() > 10 * shown.min():
         ax.set_ylim(bottom=shown.min() / 1.3)  # bands that reach down to zero would take all the room
+    tidy(ax)
     ax.legend(fontsize="x-small")
 
 

@@ -1,6 +1,7 @@
 """One look for all pictures, and one for papers."""
 
 import contextlib
+import math
 import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -44,7 +45,7 @@ _SCREEN = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.fontsize": "small",
-    "legend.framealpha": 0.8,
+    "legend.edgecolor": "none",
 }
 
 # The width of a column, and of both with the gutter, of the usual two-column page, in inches.
@@ -98,7 +99,8 @@ def paper_style(columns: int = 1, *, height: float | None = None) -> contextlib.
             "xtick.labelsize": 7,
             "ytick.labelsize": 7,
             "legend.fontsize": 7,
-            "legend.frameon": False,
+            "legend.edgecolor": "none",
+            "legend.borderpad": 0.2,
             "lines.linewidth": 1.0,
             "lines.markersize": 3.0,
             "axes.linewidth": 0.6,
@@ -138,6 +140,22 @@ def axes(ax: Any, width: float, height: float, finding: str, setting: str) -> It
         if setting:
             new.set_title(textwrap.fill(setting, int(13 * width)), loc="left", fontsize="small", color="0.35")
         yield new
+
+
+def tidy(ax: Any) -> None:
+    """Ticks whose labels do not run into each other; on logarithmic axes of less than two decades, at 1, 2 and 5.
+
+    It goes by the limits that the axes have, so it comes last.
+    """
+    ticker = require("matplotlib.ticker", extra="plots", purpose="plotting")
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        if axis.get_scale() == "log":
+            if abs(math.log10(high / low)) < 2:
+                axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(ticker.NullFormatter())
+        elif axis is ax.xaxis and axis.get_scale() == "linear":
+            ax.locator_params(axis="x", nbins=6)
 
 
 def _matplotlib() -> Any:

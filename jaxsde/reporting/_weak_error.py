@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..estimation import Order, WeakError
-from ._style import axes, colors
+from ._style import axes, colors, tidy
 from ._table import text_table
 
 _HEADER = ("function", "learning rate", "E optimizer", "model error", "s.e.", "solver error", "s.e.", "ODE error")
@@ -53,6 +53,7 @@ def plot_weak_error(error: WeakError, name: str, ax: Any = None) -> Any:
         if f.ode is not None:
             ax.plot(rates, np.abs(f.ode), "s:", color=color["ODE"], label="ODE instead of the SDE")
         ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel=f"|error of E {name}|, ± 2 s.e.")
+        tidy(ax)
         ax.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(0, -0.15))
     return ax
 
@@ -60,7 +61,10 @@ def plot_weak_error(error: WeakError, name: str, ax: Any = None) -> Any:
 def _finding(name: str, order: Order) -> str:
     if not np.isfinite(order.half_width):
         return f"The SDE's error of E {name} does not show above the noise"
-    return f"The SDE's error of E {name} is of order {order.slope:.2f} ± {order.half_width:.2f} in the learning rate"
+    last, half_width = order.local[-1], order.local_half_width[-1]
+    if np.isnan(last):
+        last, half_width = order.slope, order.half_width
+    return f"The SDE's error of E {name} falls with order {last:.2f} ± {half_width:.1g} at the smallest learning rates"
 
 
 def _order(order: Order) -> str:
@@ -69,6 +73,6 @@ def _order(order: Order) -> str:
     each = zip(order.local, order.local_half_width, strict=True)
     local = ", ".join("-" if np.isnan(s) or w > 9 else f"{s:.2f} ± {w:.1g}" for s, w in each)
     return (
-        f"order {order.slope:.2f} ± {order.half_width:.2f} (local {local}), "
+        f"order {order.slope:.2f} ± {order.half_width:.1g} (local {local}), "
         f"constant {order.constant:.3g} ± {order.constant_stderr:.1g}"
     )
