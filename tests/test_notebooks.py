@@ -25,7 +25,7 @@ _spec.loader.exec_module(location)
 
 
 def test_there_are_notebooks():
-    assert len(NOTEBOOKS) == 6
+    assert len(NOTEBOOKS) == 7
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -41,6 +41,15 @@ def test_outputs_are_stripped_and_the_first_cell_is_that_of_all(path):
     assert any("TPU" in text for text in prose)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_cell_has_one_question_and_its_answer_and_the_last_one_checks_it(path):
+    cells = json.loads(path.read_text())["cells"]
+    first, last = ("".join(cell["source"]) for cell in (cells[0], cells[-1]))
+    assert re.search(r"(?s)^# [^\n]+\n\n\*\*Question\.\*\* [^?]+\?\n\n\*\*Answer\.\*\* ", first)
+    assert cells[0]["cell_type"] == "markdown" and first.count("?") == 1
+    assert cells[-1]["cell_type"] == "code" and re.search(r"^assert ", last, re.MULTILINE)
+
+
 def test_nothing_names_a_repository_that_nobody_has_checked():
     """Whoever owns an address that somebody made up may put there what they like."""
     written = [*NOTEBOOKS, *ROOT.glob("*.md"), ROOT / "pyproject.toml", FOLDER / "first_cell.py"]
@@ -54,7 +63,8 @@ def test_nothing_names_a_repository_that_nobody_has_checked():
 def test_an_address_brings_a_badge_and_an_install_and_both_go_again(path):
     bare = location.located(path.read_text(), path.name)
     given = location.located(bare, path.name, ELSEWHERE)
-    title, code = ("".join(json.loads(given)["cells"][i]["source"]) for i in (0, 3))
+    cells = json.loads(given)["cells"]
+    title, code = ("".join(cell["source"]) for cell in (cells[0], next(c for c in cells if c["cell_type"] == "code")))
     assert f"/github/someone/their-copy/blob/main/notebooks/{path.name})\n\n# " in title
     assert f'\nADDRESS = "{ELSEWHERE}"\n' in code
     assert location.located(given, path.name, ELSEWHERE) == given and location.located(given, path.name) == bare
