@@ -50,6 +50,11 @@ def test_every_page_is_in_the_index_of_the_site():
     assert {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"} <= listed
 
 
+def test_the_gallery_shows_every_experiment():
+    drawn = re.findall(r'studies.reproduce\("(\w+)", small=True\)', (ROOT / "docs" / "gallery.md").read_text())
+    assert drawn == list(js.studies.EXPERIMENTS)
+
+
 def test_every_picture_is_shown():
     shown = {link.rpartition("/")[2] for path in DOCUMENTS for link in re.findall(r"!\[[^]]*\]\(([^)\s]+)\)", path.read_text())}
     assert {path.name for path in (ROOT / "docs").glob("*.png")} <= shown
