@@ -9,6 +9,11 @@ import numpy as np
 from jax.core import Tracer
 
 _NUMBERS = "a number or an array of numbers"
+_LINE = 200  # characters of a value that a message shows at most
+OF_A_TRANSFORM = (
+    "Of an Optax transform pass the factory and its arguments, as in jaxsde.Optax(optax.adam, 0.01, b1=0.9), or wrap it, as in "
+    "jaxsde.Optax(lambda learning_rate: optax.chain(...), 0.01)"
+)
 
 
 class NotAnOption(ValueError):
@@ -89,7 +94,36 @@ def choice(name: str, value: Any, options: tuple[str, ...]) -> str:
 def instance(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
     """Raises unless `value` is an instance of `kind`, which `what` describes with an example."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be {what}, got {value!r}")
+        hint = f". {OF_A_TRANSFORM}" if is_transform(value) else ""
+        raise TypeError(f"{name} must be {what}, got {described(value)}{hint}")
+
+
+def described(value: Any) -> str:
+    """`value` in a line: what Python writes for it, or its type's name where that is long."""
+    if is_transform(value):
+        return "an Optax transform"
+    if isinstance(value, Tracer):
+        return f"an array of shape {value.shape}"
+    text = repr(value)
+    return text if len(text) <= _LINE and "\n" not in text else f"an object of the type {type(value).__name__}"
+
+
+def is_transform(value: Any) -> bool:
+    """Whether `value` is a transform of Optax's."""
+    return isinstance(value, tuple) and hasattr(value, "init") and hasattr(value, "update")
+
+
+def eager(name: str, *values: Any) -> None:
+    """Raises where `values` are being traced, for the function `name`, which decides by numbers as it goes."""
+    try:
+        known = is_concrete(*values)
+    except (TypeError, ValueError):  # no pytrees, as others say in words
+        return
+    if not known:
+        raise TypeError(
+            f"{name} decides by numbers as it goes, so it does not run inside jax.jit, jax.vmap or jax.grad: call it in a "
+            "loop of Python, or map jaxsde.simulate, which runs inside them"
+        )
 
 
 def functions(name: str, value: Any, *, least: int = 1) -> dict[str, Callable[..., Any]]:

@@ -1,5 +1,7 @@
 """Small helpers for parameter pytrees."""
 
+import functools
+import inspect
 from typing import Any
 
 import equinox as eqx
@@ -62,7 +64,19 @@ def drawn(x0: Any, key: Any) -> Any:
     try:
         return x0(key)
     except Exception as error:  # whatever goes wrong in a user's function
-        raise ValueError(f"x0, a function of a key, raised {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"x0, a function of a key, raised {type(error).__name__}: {str(error).rstrip('.')}{_model_hint(x0)}"
+        ) from error
+
+
+def _model_hint(x0: Any) -> str:
+    """What to pass in place of an object that seems to be a model of another library."""
+    if inspect.isroutine(x0) or isinstance(x0, (functools.partial, eqx.Module, AbstractStart)):
+        return ""
+    return (
+        f". If this {type(x0).__name__} is a model, pass its parameters as a pytree, and call it in the loss: with Flax NNX "
+        "`structure, x0 = nnx.split(model, nnx.Param)` and `nnx.merge(structure, x0)`"
+    )
 
 
 def cast(tree: Any, dtype: Any) -> Any:

@@ -139,6 +139,7 @@ def advise(
     0.5
     """
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
+    _checks.eager("advise", problem, params, opt, key)
     kind, piled, damping = _response(opt)
     batch = batch_of(problem)
     if batch_size is not None:

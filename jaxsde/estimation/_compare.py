@@ -132,10 +132,10 @@ def compare(
     'mean x[0], t = 0.5'
     """
     _checks.instance("opt", opt, AbstractOptimizer, "an optimizer such as jaxsde.SGD(0.01)")
+    _checks.eager("compare", opt, problem, x0, key)
     key = _random.typed_key(jax.random.key(0) if key is None else key)
-    steps, seeds, substeps = (
-        _checks.count(name, value) for name, value in (("steps", steps), ("seeds", seeds), ("substeps", substeps))
-    )
+    steps, substeps = _checks.count("steps", steps), _checks.count("substeps", substeps)
+    seeds = _checks.count("seeds", seeds, least=2)
     every = _default_stride(steps) if every is None else _checks.count("every", every)
     if steps % every:
         raise ValueError(f"every must divide steps, got every={every} and steps={steps}")

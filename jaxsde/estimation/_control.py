@@ -115,6 +115,7 @@ def expectations(
     0.097
     """
     _checks.instance("process", process, (Chain, SDE), "an optimizer's chain(problem) or sde(problem)")
+    _checks.eager("expectations", process, x0, key)
     functions = _checks.functions("functions", functions)
     steps, seeds, substeps = (
         _checks.count(name, value) for name, value in (("steps", steps), ("seeds", seeds), ("substeps", substeps))

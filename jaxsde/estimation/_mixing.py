@@ -110,6 +110,7 @@ def mixing(
     True
     """
     _checks.instance("process", process, (Chain, SDE), "an optimizer's chain(problem) or sde(problem)")
+    _checks.eager("mixing", process, x0, key)
     key = _random.typed_key(key)
     steps = None if steps is None else _checks.count("steps", steps, least=2 * _PAIRS)
     seeds = _checks.count("seeds", seeds, least=2)

@@ -120,6 +120,7 @@ def multilevel(
     True
     """
     _checks.instance("sde", sde, SDE, "an optimizer's sde(problem)")
+    _checks.eager("multilevel", sde, x0, key)
     functions = _checks.functions("functions", functions)
     steps, substeps = _checks.count("steps", steps), _checks.count("substeps", substeps)
     pilot = _checks.count("pilot", pilot, least=2)

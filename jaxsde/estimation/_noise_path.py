@@ -95,6 +95,7 @@ def noise_path(
     """
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
     _checks.instance("opt", opt, AbstractOptimizer, "an optimizer such as jaxsde.SGD(0.01)")
+    _checks.eager("noise_path", problem, opt, params, key)
     steps = _checks.count("steps", steps)
     every = max(1, steps // 8) if every is None else _checks.count("every", every, most=steps)
     params = problem.validate(params)

@@ -141,6 +141,7 @@ def noise_report(
     0.05
     """
     _checks.instance("problem", problem, Problem, "a jaxsde.Problem(loss, noise)")
+    _checks.eager("noise_report", problem, params, key)
     params = problem.validate(params)
     problem = with_traced(cast(problem, jnp.result_type(*jax.tree.leaves(params))), params)
     draws = _checks.count("draws", draws, least=16, most=2**24)

@@ -148,6 +148,7 @@ def stationary(
     (2, 1)
     """
     _checks.instance("process", process, (Chain, SDE), "an optimizer's chain(problem) or sde(problem)")
+    _checks.eager("stationary", process, x0, key)
     key = _random.typed_key(key)
     steps = None if steps is None else _checks.count("steps", steps, least=4)
     substeps, max_steps = _checks.count("substeps", substeps), _checks.count("max_steps", max_steps)

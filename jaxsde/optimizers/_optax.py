@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from .. import _checks
 from .._promotion import usual_promotion
 from ..derivation import derived_sde
 from ..problems import Problem
@@ -69,7 +70,11 @@ class Optax(AbstractOptimizer):
         **hyperparameters: Any,
     ):
         if not callable(factory):
-            raise TypeError(f"factory must be a function that makes an Optax transform, such as optax.lion, got {factory!r}")
+            hint = f". {_checks.OF_A_TRANSFORM}" if _checks.is_transform(factory) else ""
+            raise TypeError(
+                "factory must be a function that makes an Optax transform, such as optax.lion, got "
+                f"{_checks.described(factory)}{hint}"
+            )
         self.factory = factory
         self.learning_rate, self.reference_rate = as_rates(learning_rate, reference_rate)
         self.numbers = {k: as_hyperparameter(k, v) for k, v in sorted(hyperparameters.items()) if _is_number(k, v)}
@@ -147,10 +152,11 @@ class Optax(AbstractOptimizer):
                 raise ValueError(
                     f"roles must be of hyperparameters that are given as numbers, {list(self.numbers)}, got {declared}"
                 )
-        anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        unknown = [k for k in ("learning_rate", *self.numbers, *dict(self.settings)) if k not in parameters]
-        if parameters and unknown and not anything:
-            raise TypeError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(parameters)}")
+        anything = any(p.kind is p.VAR_KEYWORD for p in (parameters or {}).values())
+        unknown = [k for k in ("learning_rate", *self.numbers, *dict(self.settings)) if k not in (parameters or {})]
+        if parameters is not None and unknown and not anything:
+            hint = ". A factory has an argument of the name learning_rate" if "learning_rate" in unknown else ""
+            raise TypeError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(parameters) or 'nothing'}{hint}")
         try:
             made = self._made()
         except jax.errors.ConcretizationTypeError as error:
@@ -176,7 +182,7 @@ class Optax(AbstractOptimizer):
     def _add_defaults(self) -> None:
         """Makes the factory's own defaults data, where their names say what they do and it does not decide by them."""
         given = self.numbers
-        usual = {name: p.default for name, p in _parameters(self.factory).items() if name in ROLE_NAMES}
+        usual = {name: p.default for name, p in (_parameters(self.factory) or {}).items() if name in ROLE_NAMES}
         missing = {k: v for k, v in usual.items() if isinstance(v, float) and k not in given and k not in dict(self.settings)}
         self.numbers = dict(sorted((given | {k: as_hyperparameter(k, v) for k, v in missing.items()}).items()))
         try:
@@ -192,11 +198,12 @@ def _name(factory: Any) -> str:
     return getattr(factory, "__name__", type(factory).__name__)
 
 
-def _parameters(factory: Any) -> dict[str, inspect.Parameter]:
+def _parameters(factory: Any) -> dict[str, inspect.Parameter] | None:
+    """A factory's arguments by name; None where they are not known."""
     try:
         return dict(inspect.signature(factory).parameters)
     except (TypeError, ValueError):
-        return {}
+        return None
 
 
 def _is_number(name: str, value: Any) -> bool:

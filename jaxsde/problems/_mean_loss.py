@@ -15,6 +15,9 @@ from ._numbers import check_keys
 # The number of examples worked on at a time; the memory that differentiating takes grows with it.
 CHUNK = 256
 
+# So many shapes are shown in a message at most.
+_SHOWN = 8
+
 
 class MeanLoss(AbstractFunctionHolder):
     """The mean of a loss over data, $f(x) = \\frac1N \\sum_i \\ell(x, d_i)$.
@@ -46,7 +49,12 @@ class MeanLoss(AbstractFunctionHolder):
             raise TypeError(f"data must be arrays of numbers with a leading axis of examples{hint} ({error})") from None
         shapes = [leaf.shape for leaf in jax.tree.leaves(self.data)]
         if not shapes or () in shapes or len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
-            raise ValueError(f"data must be arrays with a leading axis of examples, as many in all of them, got {shapes}")
+            got, hint = str(shapes), ""
+            if isinstance(data, list | tuple) and len(shapes) > _SHOWN:
+                hint = "; stack a list of examples to one array of each part, as in (inputs, labels)"
+            if len(shapes) > _SHOWN:
+                got = f"{len(shapes)} arrays of the shapes {', '.join(map(str, shapes[:_SHOWN]))}, ..."
+            raise ValueError(f"data must be arrays with a leading axis of examples, as many in all of them, got {got}{hint}")
 
     def traced(self, params: PyTree) -> "MeanLoss":
         """The loss with a user's loss of an example traced."""

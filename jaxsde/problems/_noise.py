@@ -44,6 +44,16 @@ class AbstractNoise(eqx.Module):
     def sqrt_covariance(self, params: PyTree) -> Callable[[PyTree], PyTree]:
         """Gives a linear map R with R R' the covariance, from pytrees shaped like `increments_like(params)` to `params`."""
 
+    def checked_root(self, params: PyTree) -> Callable[[PyTree], PyTree]:
+        """The map `sqrt_covariance(params)`; raises `TypeError` where a law gives something else, as a matrix."""
+        root = self.sqrt_covariance(params)
+        if not callable(root):
+            raise TypeError(
+                f"{type(self).__name__}.sqrt_covariance(params) must return a function of an increment, as in "
+                f"`return lambda increment: root @ increment`, got an object of the type {type(root).__name__}"
+            )
+        return root
+
     @property
     def independent(self) -> bool:
         """Whether the coordinates of the noise are independent of each other."""
@@ -68,7 +78,15 @@ class AbstractNoise(eqx.Module):
     def validate(self, params: PyTree) -> None:
         """Raises `ValueError` where this noise does not fit parameters like `params`."""
         describe = lambda tree: jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
-        drawn, wanted = describe(shape_of(self.sample, params, jax.random.key(0))), describe(params)
+        wanted = describe(params)
+        try:
+            drawn = describe(shape_of(self.sample, params, jax.random.key(0)))
+        except Exception as error:  # whatever goes wrong in a user's law
+            like = "" if eqx.is_array(params) else ", as a pytree like these"
+            raise ValueError(
+                f"{type(self).__name__}.sample(params, key) must draw noise at the parameters {wanted}{like}, but raised "
+                f"{type(error).__name__}: {error}"
+            ) from error
         if drawn != wanted:
             raise ValueError(f"{type(self).__name__}.sample must return noise like the parameters, {wanted}, got {drawn}")
 
@@ -125,5 +143,5 @@ class AbstractIndependentNoise(AbstractNoise):
 def _matrix(noise: AbstractNoise, params: PyTree) -> Float[Array, "d m"]:
     """The map `sqrt_covariance` as a matrix."""
     increment, unravel = ravel_pytree(noise.increments_like(params))
-    root = noise.sqrt_covariance(params)
+    root = noise.checked_root(params)
     return jax.vmap(lambda w: flat(root(unravel(w))), out_axes=1)(jnp.eye(increment.size, dtype=increment.dtype))

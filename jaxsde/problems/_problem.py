@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -41,7 +42,9 @@ class Problem(AbstractFunctionHolder):
         if not callable(self.loss):
             raise TypeError(f"loss must be callable, params pytree -> scalar, got {self.loss!r}")
         if not isinstance(self.noise, AbstractNoise):
-            raise TypeError(f"noise must be a noise law such as jaxsde.Gaussian(0.5), got {self.noise!r}")
+            raise TypeError(
+                f"noise must be a noise law such as jaxsde.Gaussian(0.5), got {self.noise!r}{_noise_hint(self.noise)}"
+            )
 
     @classmethod
     def from_data(
@@ -140,12 +143,44 @@ class Problem(AbstractFunctionHolder):
         try:
             value = shape_of(self.loss, x0)
         except Exception as error:
-            return ValueError(f"the loss cannot be evaluated at x0 with shapes {shapes}: {type(error).__name__}: {error}")
+            kind, said = type(error).__name__, str(error)
+            if _is_list_of_numbers(x0):
+                said = f"{said.splitlines()[0]}. {_OF_A_LIST}"
+            elif isinstance(error, _NEEDS_NUMBERS):
+                said = f"{said.splitlines()[0]} {_IN_JAX}"
+            return ValueError(f"the loss cannot be evaluated at x0 with shapes {shapes}: {kind}: {said}")
         if getattr(value, "shape", None) != ():
-            return ValueError(f"the loss must return a scalar, got {value}")
+            return ValueError(f"the loss must return a scalar, got {_returned(value)}")
         if not jnp.issubdtype(value.dtype, jnp.floating):
             return TypeError(f"the loss must return a real floating-point number, got dtype {value.dtype}: it has no gradient")
         return ValueError(f"the loss has a value, but no gradient that JAX could take, at x0 with shapes {shapes}: {error}")
+
+
+# What JAX raises where a function asks for the numbers of an array that is being traced.
+_NEEDS_NUMBERS = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
+_OF_A_LIST = "A list of numbers is a pytree of scalars; for a vector pass jax.numpy.array(...)"
+_IN_JAX = "(write the loss with jax.numpy in place of numpy, and without float(), int() or an if on the parameters)"
+
+
+def _noise_hint(noise: Any) -> str:
+    if isinstance(noise, type) and issubclass(noise, AbstractNoise):
+        return f": this is the class; make a law of it, {noise.__name__}(...)"
+    own = "derive a law of your own from jaxsde.problems.AbstractNoise, or AbstractIndependentNoise"
+    return f": {own}" if callable(noise) else ""
+
+
+def _is_list_of_numbers(x0: PyTree) -> bool:
+    return isinstance(x0, list | tuple) and all(eqx.is_array(leaf) and leaf.shape == () for leaf in x0)
+
+
+def _returned(value: Any) -> str:
+    """What a loss returned in place of a scalar, and what to do."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        hint = "take its mean or sum; a loss for each example belongs in Problem.from_data"
+        return f"an array of shape {value.shape}: {hint}"
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}: return the loss alone"
+    return str(value)
 
 
 def _gradient(loss: Callable[[PyTree], Array], params: PyTree) -> PyTree:

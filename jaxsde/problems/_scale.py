@@ -18,9 +18,8 @@ def as_scale(scale: PyTree[ArrayLike], name: str) -> PyTree[Array]:
 
 def broadcast_scale(scale: PyTree[Array], params: PyTree, name: str) -> PyTree[Array]:
     """Broadcasts `scale` to the structure, shapes and dtypes of `params`."""
-    leaves = jax.tree.leaves(scale)
-    if len(leaves) == 1 and leaves[0].ndim == 0:
-        return jax.tree.map(lambda p: jnp.broadcast_to(leaves[0].astype(p.dtype), p.shape), params)
+    if jax.tree_util.all_leaves([scale]) and scale.ndim == 0:
+        return jax.tree.map(lambda p: jnp.broadcast_to(scale.astype(p.dtype), p.shape), params)
     if jax.tree.structure(scale) != jax.tree.structure(params):
         raise ValueError(
             f"{name} must be a number or a pytree like the parameters: "

@@ -76,7 +76,8 @@ def sign_law(noise: Any, user: str) -> AbstractSignLaw:
     name = type(noise).__name__
     raise ValueError(
         f"{user} needs the law of the stochastic gradient's signs, and {name} has no method mean_sign: derive {name} from "
-        "jaxsde.problems.AbstractSignLaw as well, with mean_sign, prob_nonzero and independent_signs"
+        "jaxsde.problems.AbstractSignLaw as well, with mean_sign(gradient, params), prob_nonzero(gradient, params) and "
+        "independent_signs; where this is not true, with sign_covariance(gradient, params), too"
     )
 
 

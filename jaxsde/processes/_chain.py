@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .. import _random
+from .. import _checks, _random
 from .._promotion import usual_promotion
 from .._traced import AbstractFunctionHolder, with_traced
 from ..problems import Problem
@@ -111,10 +111,14 @@ class Chain(AbstractDrivenProcess, AbstractFunctionHolder):
 def call_update(transform: optax.GradientTransformation, gradient: PyTree, state: Any, params: PyTree) -> tuple[PyTree, Any]:
     """The updates of a transform and its new state, with the gradient given to transforms that ask for it by name as well.
 
-    **Raises:** `ValueError` where updates are not shaped as the parameters: adding them would broadcast.
+    **Raises:** `ValueError` where updates are not shaped as the parameters (adding them would broadcast), or where the update
+    gives no pair.
     """
     with usual_promotion():
-        updates, new = optax.with_extra_args_support(transform).update(gradient, state, params, grad=gradient)
+        result = optax.with_extra_args_support(transform).update(gradient, state, params, grad=gradient)
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise ValueError(f"the transform's update must return a tuple, (updates, new state), got {_checks.described(result)}")
+    updates, new = result
     made, wanted = ([jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (updates, params))
     if made != wanted:
         raise ValueError(

@@ -71,7 +71,9 @@ def setting_at_reference(optimizer: AbstractOptimizer, problem: Problem, *, need
     if type(loss) is LinearRegression:
         loss = _regression_as_quadratic(cast(loss, _wide(loss.features)))
     if type(loss) is not Quadratic:
-        raise ValueError(f"the closed forms hold for jaxsde.Quadratic losses, got a {type(loss).__name__}")
+        raise ValueError(
+            f"the closed forms hold for jaxsde.Quadratic losses, got a {type(loss).__name__}; jaxsde.linearise needs none"
+        )
     if not (type(noise) is Gaussian or isinstance(noise, AbstractScaleFamily)):
         raise ValueError(f"the closed forms hold for noise of constant law, got {type(noise).__name__}")
     # Numbers of low precision are taken as they are; the arithmetic is not done in it.
