@@ -43,12 +43,12 @@ def verdict(comparison: Comparison) -> list[str]:
     along = "on the way down" if fallen else "along the way"
     sentences = []
     if sde is None:
-        sentences.append("There is no SDE to compare; a note above says why.")
+        sentences.append("There is no SDE to compare; the notes say why.")
     elif sde.diverged[-1] < sde.seeds:
         name = "the ODE" if comparison.settings.get("model") == "ode" else "the SDE"
         sentences += _sentences(name, "", rows, lambda row: row.sde, along)
     if comparison.theory is None:
-        sentences.append("There is no theory to compare; a note above says why.")
+        sentences.append("There is no theory to compare; the notes say why.")
     else:
         assumption = _ASSUMPTIONS.get(comparison.settings.get("optimizer", ""), "")
         sentences += _sentences("theory", assumption, rows, lambda row: row.theory, along)

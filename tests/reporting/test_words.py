@@ -113,8 +113,8 @@ def test_theory_says_what_it_assumes(optimizer):
 def test_what_there_is_not_is_said():
     rows = [row._replace(sde=None, theory=None) for row in _loss({}, {})]
     assert verdict(_comparison(rows, sde=False, theory=False)) == [
-        "There is no SDE to compare; a note above says why.",
-        "There is no theory to compare; a note above says why.",
+        "There is no SDE to compare; the notes say why.",
+        "There is no theory to compare; the notes say why.",
     ]
     # A theory of the way alone says nothing of the end.
     rows = [_row("loss, t = 1", theory=-5), _row("stationary loss")._replace(theory=None)]
@@ -130,7 +130,7 @@ def test_diverged_seeds_are_named():
     ]
     nothing = [row._replace(sde=Estimate(np.nan, np.nan)) for row in rows]
     lost = verdict(_comparison(nothing, diverged=(0, SEEDS), theory=False))
-    assert lost == ["There is no theory to compare; a note above says why.", "All of the SDE's 1,000 seeds diverged."]
+    assert lost == ["There is no theory to compare; the notes say why.", "All of the SDE's 1,000 seeds diverged."]
     assert verdict(_comparison(nothing, diverged=(SEEDS, 0))) == [
         "All of the optimizer's 1,000 seeds diverged.",
         "There is nothing to compare with.",
