@@ -50,8 +50,8 @@ def test_every_page_is_in_the_index_of_the_site():
     assert {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"} <= listed
 
 
-def test_the_gallery_shows_every_experiment():
-    drawn = re.findall(r'studies.reproduce\("(\w+)", small=True\)', (ROOT / "docs" / "gallery.md").read_text())
+def test_the_site_draws_every_experiment():
+    drawn = re.findall(r'studies.reproduce\("(\w+)", small=True\)', (ROOT / "docs" / "experiments.md").read_text())
     assert drawn == list(js.studies.EXPERIMENTS)
 
 
