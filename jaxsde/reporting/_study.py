@@ -99,7 +99,10 @@ def _draw(panel: Panel, ax: Any, color: Mapping[str, str]) -> None:
     shown = shown[np.isfinite(shown) & (shown > 0)]
     if panel.yscale == "log" and shown.size and shown.max() > 10 * shown.min():
         ax.set_ylim(bottom=shown.min() / 1.3)  # bands that reach down to zero would take all the room
-    tidy(ax)
+    if panel.names:
+        ax.set_xticks(range(len(panel.names)), panel.names, rotation=30, ha="right", fontsize="small")
+    else:
+        tidy(ax)
     ax.legend(fontsize="x-small")
 
 

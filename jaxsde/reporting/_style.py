@@ -125,7 +125,9 @@ def figure(width: float, height: float, finding: str) -> Iterator[Any]:
         if finding:
             # A bold letter is about so much narrower than high.
             fitting = int(72 * width / (0.62 * _SCREEN["figure.titlesize"]))
-            made.suptitle(textwrap.fill(finding, fitting), x=0.01, ha="left", weight="bold")
+            made.suptitle(
+                textwrap.fill(finding.replace(" %", "\N{NO-BREAK SPACE}%"), fitting), x=0.01, ha="left", weight="bold"
+            )
         yield made
 
 
@@ -143,15 +145,17 @@ def axes(ax: Any, width: float, height: float, finding: str, setting: str) -> It
 
 
 def tidy(ax: Any) -> None:
-    """Ticks whose labels do not run into each other; on logarithmic axes of less than two decades, at 1, 2 and 5.
+    """Ticks whose labels do not run into each other; on logarithmic axes of less than two decades, at 1, 2 and 5,
+    and at equal distances where not even three of these would be seen.
 
     It goes by the limits that the axes have, so it comes last.
     """
     ticker = require("matplotlib.ticker", extra="plots", purpose="plotting")
     for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
         if axis.get_scale() == "log":
-            if abs(math.log10(high / low)) < 2:
-                axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            decades = abs(math.log10(high / low))
+            if decades < 2:
+                axis.set_major_locator(ticker.MaxNLocator(6) if decades < 0.7 else ticker.LogLocator(subs=(1, 2, 5)))
                 axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(ticker.NullFormatter())
         elif axis is ax.xaxis and axis.get_scale() == "linear":

@@ -31,6 +31,8 @@ class Panel(NamedTuple):
     yscale: str = "log"
     bars: bool = False
     """Whether the spreads are error bars rather than bands."""
+    names: tuple[str, ...] = ()
+    """What stands below the axis at 0, 1, 2 and so on, in place of numbers."""
 
 
 def curve(label: str, run: Ensemble, name: str = "loss", **more: Any) -> Curve:

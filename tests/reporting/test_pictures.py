@@ -70,7 +70,7 @@ def test_an_optimizer_looks_the_same_in_a_comparison_and_in_a_study(comparison):
 def test_the_title_is_the_finding_and_axes_of_ones_own_get_none(comparison):
     ax = js.reporting.plot(comparison)
     title = ax.figure.get_suptitle()
-    assert title.replace("\n", " ") == js.reporting.verdict(comparison)[0]
+    assert title.replace("\n", " ").replace("\N{NO-BREAK SPACE}", " ") == js.reporting.verdict(comparison)[0]
     assert ax.get_title(loc="left").replace("\n", " ") == comparison.title
     own = matplotlib.figure.Figure().subplots()
     assert js.reporting.plot(comparison, ax=own) is own
@@ -109,3 +109,20 @@ def test_a_panel_alone(comparison):
     own = matplotlib.figure.Figure().subplots()
     assert js.reporting.plot_panel(panel, ax=own) is own and [line.get_label() for line in own.lines] == ["a", "b"]
     assert js.reporting.plot_panel(panel).get_title() == "one"
+
+
+def test_a_panel_of_things_with_names():
+    panel = Panel("one", "", "y", [Curve("a", *np.ones((2, 3)), np.ones(3))], yscale="linear", bars=True, names=("u", "v"))
+    ax = js.reporting.plot_panel(panel)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["u", "v"]
+
+
+@pytest.mark.parametrize("limits", [(0.55, 1.02), (1.6, 2.3), (0.9, 9.5), (0.3, 40.0), (1e-4, 1e3)])
+def test_the_labels_of_a_logarithmic_axis_do_not_run_into_each_other(limits):
+    ax = matplotlib.figure.Figure(figsize=(4, 3)).subplots()
+    ax.set(xscale="log", xlim=limits)
+    _style.tidy(ax)
+    ax.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels(which="both") if label.get_text()]
+    seen = sorted((box.x0, box.x1) for box in boxes if ax.bbox.x0 - 1 <= (box.x0 + box.x1) / 2 <= ax.bbox.x1 + 1)
+    assert len(seen) >= 2 and all(a[1] < b[0] for a, b in itertools.pairwise(seen))

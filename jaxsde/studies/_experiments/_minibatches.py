@@ -257,7 +257,7 @@ def scaling_study(scale: Scale) -> Study:
     ]
     apart = {str(row[0]): float(row[3]) for row in rows if row[2] == "the rule"}
     finding = "The rule's loss at batch 256 is, on average, so many standard errors from that at batch 16: " + ", ".join(
-        f"{z:.2g} where {name}" for name, z in apart.items()
+        f"{z:.3g} where {name}" for name, z in apart.items()
     )
     return Study("AdamW from batch 16 to 256: the square-root rule", finding, tuple(columns.split(",")), rows, panels, notes)
 
