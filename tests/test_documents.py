@@ -7,6 +7,7 @@ import pathlib
 import re
 import sys
 import tomllib
+from importlib import metadata
 
 import pytest
 
@@ -109,7 +110,8 @@ def test_names_in_code_are_the_packages(path):
 
 def test_version_and_licence_are_those_of_the_project():
     citation = (ROOT / "CITATION.cff").read_text()
-    assert f"\nversion: {PROJECT['version']}\n" in citation
+    assert f"\nversion: {js.__version__}\n" in citation
+    assert PROJECT["dynamic"] == ["version"] and metadata.version("jaxsde") == js.__version__
     assert f"\nlicense: {PROJECT['license']}\n" in citation
     assert js.citation("compagnoni2025").count("2411.15958") == citation.count("2411.15958") == 1
 

@@ -67,8 +67,8 @@ class Quadratic(eqx.Module):
                 raise ValueError(f"hessian must be symmetric, got {entries}")
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        if jnp.shape(x) != self.hessian.shape[:1]:
-            raise ValueError(f"a Quadratic of {self.hessian.shape[0]} coordinates got x of shape {jnp.shape(x)}")
+        if _shape(x) != self.hessian.shape[:1]:
+            raise ValueError(f"a Quadratic of {self.hessian.shape[0]} coordinates got x of shape {_shape(x)}")
         # In a loop over steps the compiler can't know that a minimum that is data is 0.
         offset = x if self.minimum is None else x - self.minimum.astype(x.dtype)
         return _quadratic_form(self.hessian.astype(x.dtype), offset)
@@ -103,8 +103,8 @@ class EmbeddedSaddle(eqx.Module):
         _checks.number("quartic", self.quartic, low=0.0)
 
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        if jnp.shape(x) != self.hessian.shape:
-            raise ValueError(f"an EmbeddedSaddle of {self.hessian.shape[0]} coordinates got x of shape {jnp.shape(x)}")
+        if _shape(x) != self.hessian.shape:
+            raise ValueError(f"an EmbeddedSaddle of {self.hessian.shape[0]} coordinates got x of shape {_shape(x)}")
         square = x * x
         terms = 0.5 * self.hessian * square + (0.25 * self.quartic * x - self.cubic / 3) * square * x
         return jnp.sum(terms)
@@ -180,5 +180,10 @@ def _check_rows(features: Array, targets: Array, name: str) -> None:
 
 def _check_weights(loss: LinearRegression | LogisticRegression, w: Array) -> None:
     count = loss.features.shape[1]
-    if jnp.shape(w) != (count,):
-        raise ValueError(f"a {type(loss).__name__} on {count} features got w of shape {jnp.shape(w)}")
+    if _shape(w) != (count,):
+        raise ValueError(f"a {type(loss).__name__} on {count} features got w of shape {_shape(w)}")
+
+
+def _shape(x: Any) -> Any:
+    """An array's shape; of what is none, as a list, its type."""
+    return getattr(x, "shape", type(x).__name__)
