@@ -80,7 +80,7 @@ def paper_style(columns: int = 1, *, height: float | None = None) -> contextlib.
     >>> import matplotlib.figure
     >>> with paper_style():
     ...     ax = matplotlib.figure.Figure().subplots()
-    >>> ax.figure.get_figwidth(), ax.xaxis.label.get_size()
+    >>> float(ax.figure.get_figwidth()), ax.xaxis.label.get_size()
     (3.25, 8.0)
     """
     if columns not in (1, 2):
