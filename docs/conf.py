@@ -22,9 +22,7 @@ myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
 # The experiments take ten minutes: a quick build leaves their page without pictures.
-_QUICK = bool(os.environ.get("JAXSDE_QUICK_SITE"))
-nb_execution_excludepatterns = ["experiments.md"] if _QUICK else []
-suppress_warnings = ["myst-nb.lexer"] if _QUICK else []  # of a page that no kernel has seen
+nb_execution_excludepatterns = ["experiments.md"] if os.environ.get("JAXSDE_QUICK_SITE") else []
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True

@@ -72,7 +72,8 @@ def run_stationary(arguments: Stationary) -> None:
     forms |= {f"exact {name}": _moments(law) for name, law in exact.items()}
     print(reporting.stationary_table(columns, forms, notes))
     print(f"\n{reporting.laws_table(columns, exact)}")
-    title = f"{type(opt).__name__} on {arguments.problem}. {reporting.laws_verdict(columns, exact)}"
+    verdict = reporting.laws_verdict(columns, exact)
+    title = ". ".join(filter(None, (f"{type(opt).__name__} on {arguments.problem}", verdict)))
     name = f"jaxsde-stationary-{arguments.label}-{arguments.problem}"
     writers = {
         f"{name}.png": lambda path: reporting.plot_laws(columns, exact, title=title).savefig(path, dpi=150),

@@ -296,7 +296,7 @@ class Derivation(AbstractFunctionHolder):
         own: list[list[Array]] = [[] for _ in self._pivots]
         if not self._independent:
             noise, *dw = dw
-            drawn = self.chain.problem.noise.checked_root(y.x)(noise)
+            drawn = self.chain.problem.noise.sqrt_covariance(y.x)(noise)
             over = lambda z, s: jnp.where(s > 0, z / jnp.where(s > 0, s, 1), 0)
             for mine, first in zip(own, jax.tree.leaves(jax.tree.map(over, drawn, law.scale)), strict=True):
                 mine.append(first)

@@ -342,7 +342,7 @@ def _second_order_drift(
     y = _above_zero(optimizer, now, y, variance)
     drift, _ = _corrected(optimizer, weight_decay, problem, now, y, variance)
     into_x = jax.tree.map(lambda k: (1 - optimizer.b1) * k, _gain(optimizer, now, y.v))
-    root = problem.noise.checked_root(x)
+    root = problem.noise.sqrt_covariance(x)
     return drift, eqx.Partial(_diffusion, jnp.sqrt(eta), (1 - optimizer.b1) / eta, into_x, root)
 
 

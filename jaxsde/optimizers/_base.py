@@ -208,7 +208,7 @@ class GradientStatistics(NamedTuple):
 
 def gradient_statistics(problem: Problem, x: Any) -> GradientStatistics:
     """The statistics of the stochastic gradient of `problem` at the parameters `x`."""
-    return GradientStatistics(problem.gradient(x), problem.noise.variance(x), problem.noise.checked_root(x))
+    return GradientStatistics(problem.gradient(x), problem.noise.variance(x), problem.noise.sqrt_covariance(x))
 
 
 def gradient_whitening(problem: Problem) -> Any:

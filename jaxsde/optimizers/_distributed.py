@@ -241,7 +241,7 @@ def _sparse_statistics(problem: Problem, model: str, x: PyTree) -> _SparseStatis
     if model == "ode":
         return _SparseStatistics(gradient, None, None)
     square = jax.tree.map(lambda g, v: g * g + v, gradient, problem.noise.variance(x))
-    return _SparseStatistics(gradient, problem.noise.checked_root(x), square)
+    return _SparseStatistics(gradient, problem.noise.sqrt_covariance(x), square)
 
 
 def _sparse_coefficients(opt: CompressedSGD, now: Instant, x: PyTree, statistics: _SparseStatistics) -> tuple[PyTree, Any]:

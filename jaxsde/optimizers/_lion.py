@@ -207,7 +207,7 @@ class _Statistics(NamedTuple):
 
 
 def _statistics(problem: Problem, model: str, x: PyTree) -> _Statistics:
-    return _Statistics(problem.gradient(x), None if model == "ode" else problem.noise.checked_root(x), x)
+    return _Statistics(problem.gradient(x), None if model == "ode" else problem.noise.sqrt_covariance(x), x)
 
 
 def _fresh(

@@ -125,7 +125,7 @@ class _Statistics(NamedTuple):
 
 
 def _statistics(problem: Problem, model: str, x: PyTree) -> _Statistics:
-    return _Statistics(problem.gradient(x), None if model == "ode" else problem.noise.checked_root(x))
+    return _Statistics(problem.gradient(x), None if model == "ode" else problem.noise.sqrt_covariance(x))
 
 
 def _underdamped(opt: Momentum, now: Instant, y: MomentumState, statistics: _Statistics) -> tuple[MomentumState, Any]:

@@ -307,7 +307,7 @@ def _second_order_drift(
     y = _above_zero(optimizer, now, y, variance)
     drift, _, denominator = _corrected(optimizer, weight_decay, problem, now, y, variance)
     scale = optimizer.relative_rate(now.step) * jnp.sqrt(optimizer.rate)
-    return drift, eqx.Partial(_diffusion, scale, denominator, problem.noise.checked_root(x))
+    return drift, eqx.Partial(_diffusion, scale, denominator, problem.noise.sqrt_covariance(x))
 
 
 def _state_from_chain(state: ChainState) -> RMSpropState:

@@ -93,7 +93,7 @@ def _statistics(problem: Problem, model: str, x: PyTree) -> _Statistics:
     gradient, along = problem.gradient(x), None
     if model == "second-order":
         along = jax.jvp(problem.gradient, (x,), (gradient,))[1]
-    return _Statistics(gradient, None if model == "ode" else problem.noise.checked_root(x), along)
+    return _Statistics(gradient, None if model == "ode" else problem.noise.sqrt_covariance(x), along)
 
 
 def _coefficients(sgd: SGD, now: Instant, x: PyTree, statistics: _Statistics) -> tuple[PyTree, Any]:

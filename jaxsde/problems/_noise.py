@@ -44,16 +44,6 @@ class AbstractNoise(eqx.Module):
     def sqrt_covariance(self, params: PyTree) -> Callable[[PyTree], PyTree]:
         """Gives a linear map R with R R' the covariance, from pytrees shaped like `increments_like(params)` to `params`."""
 
-    def checked_root(self, params: PyTree) -> Callable[[PyTree], PyTree]:
-        """The map `sqrt_covariance(params)`; raises `TypeError` where a law gives something else, as a matrix."""
-        root = self.sqrt_covariance(params)
-        if not callable(root):
-            raise TypeError(
-                f"{type(self).__name__}.sqrt_covariance(params) must return a function of an increment, as in "
-                f"`return lambda increment: root @ increment`, got an object of the type {type(root).__name__}"
-            )
-        return root
-
     @property
     def independent(self) -> bool:
         """Whether the coordinates of the noise are independent of each other."""
@@ -89,6 +79,20 @@ class AbstractNoise(eqx.Module):
             ) from error
         if drawn != wanted:
             raise ValueError(f"{type(self).__name__}.sample must return noise like the parameters, {wanted}, got {drawn}")
+        self._validate_root(params)
+
+    def _validate_root(self, params: PyTree) -> None:
+        """Raises `TypeError` where a law has a matrix, say, in place of a map."""
+        found: list[Any] = []
+        try:
+            jax.eval_shape(lambda x: found.append(self.sqrt_covariance(x)), params)
+        except Exception:  # a law that has no covariance refuses whoever asks for it, and a chain does not
+            return
+        if not callable(found[0]):
+            raise TypeError(
+                f"{type(self).__name__}.sqrt_covariance(params) must return a function of an increment, as in "
+                f"`return lambda increment: root @ increment`, got an object of the type {type(found[0]).__name__}"
+            )
 
     def stochastic_gradient(self, loss: Callable[[PyTree], Array], params: PyTree, key: Any) -> PyTree:
         """Draws the stochastic gradient of `loss` at `params`, with a JAX key or with what the source's `read_step` returns."""
@@ -143,5 +147,5 @@ class AbstractIndependentNoise(AbstractNoise):
 def _matrix(noise: AbstractNoise, params: PyTree) -> Float[Array, "d m"]:
     """The map `sqrt_covariance` as a matrix."""
     increment, unravel = ravel_pytree(noise.increments_like(params))
-    root = noise.checked_root(params)
+    root = noise.sqrt_covariance(params)
     return jax.vmap(lambda w: flat(root(unravel(w))), out_axes=1)(jnp.eye(increment.size, dtype=increment.dtype))

@@ -91,6 +91,6 @@ class Paired(AbstractProcess):
 
     def _moved(self, chain: ChainState, total: PyTree) -> tuple[ChainState, PyTree]:
         scale = 1 / jnp.sqrt(self.learning_rate)
-        noise = self.problem.noise.checked_root(chain.x)(jax.tree.map(lambda w: scale.astype(w.dtype) * w, total))
+        noise = self.problem.noise.sqrt_covariance(chain.x)(jax.tree.map(lambda w: scale.astype(w.dtype) * w, total))
         gradient = jax.tree.map(jnp.add, self.problem.gradient(chain.x), noise)
         return self.chain.apply(chain, gradient), jax.tree.map(jnp.zeros_like, total)

@@ -54,25 +54,27 @@ def plot(comparison: Comparison, ax: Any = None) -> Any:
     """
     ts, lowest, color = comparison.ts, np.inf, colors(("optimizer", "SDE", "theory", "bound"))
     with axes(ax, 8, 5.5, verdict(comparison)[0], comparison.title) as ax:
-        legend = {}
+        handles = {}
         for name, side, style in (("optimizer", comparison.optimizer, "-"), ("SDE", comparison.sde, "--")):
             if side is None:
                 continue
             mean, std = side.curves.loss, side.loss_std
-            [line] = ax.plot(ts, mean, style, color=color[name], label=name)
+            label = f"{name}, mean ± std, {side.seeds:,} seeds"
+            [line] = ax.plot(ts, mean, style, color=color[name], label=label)
             band = ax.fill_between(ts, mean - std, mean + std, color=color[name], alpha=0.15, lw=0)
-            legend[f"{name}, mean ± std, {side.seeds:,} seeds"] = line, band
+            handles[label] = line, band
             lowest = min(lowest, float(np.min(mean[np.isfinite(mean)], initial=np.inf)))
         if comparison.theory is not None:
-            [legend["theory"]] = ax.plot(ts, comparison.theory.loss, ":", color=color["theory"], label="theory")
+            [handles["theory"]] = ax.plot(ts, comparison.theory.loss, ":", color=color["theory"], label="theory")
         if comparison.bound is not None:
-            [legend["theory, upper bound"]] = ax.plot(ts, comparison.bound, "-.", color=color["bound"], label="bound")
+            label = "theory, upper bound"
+            [handles[label]] = ax.plot(ts, comparison.bound, "-.", color=color["bound"], label=label)
         if 0 < lowest < np.inf:
             ax.set_yscale("log")
             ax.set_ylim(bottom=lowest / 3)
         tidy(ax)
         ax.set(xlabel="time $t = k\\,\\eta$", ylabel="loss")
-        ax.legend(legend.values(), legend.keys())
+        ax.legend(handles.values(), handles.keys())
     return ax
 
 

@@ -12,8 +12,8 @@ from .._extras import require
 _BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 _WINE, _FOREST, _GREY = "#882255", "#117733", "#4D4D4D"
 
-# The same colour for the same thing in all pictures. Models of an optimizer and optimizers compared with one another never
-# share a picture, so that their colours may.
+# The same colour for the same thing in all pictures. There are more things than colours: those that have one in common, as a
+# model of an optimizer and another optimizer, never share a picture.
 _THINGS = {
     "optimizer": _BLUE,
     "SDE": _VERMILLION,
