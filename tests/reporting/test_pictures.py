@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import jaxsde as js
-from jaxsde.reporting import _style
+from jaxsde.estimation import Distance
+from jaxsde.estimation._weak_error import fit_order
+from jaxsde.reporting import _laws, _style, _weak_error
 from jaxsde.studies import Curve, Panel, Study
 
 MODELS = ("optimizer", "SDE", "theory", "bound", "second order", "malladi", "injected noise")
@@ -126,3 +128,38 @@ def test_the_labels_of_a_logarithmic_axis_do_not_run_into_each_other(limits):
     boxes = [label.get_window_extent() for label in ax.get_xticklabels(which="both") if label.get_text()]
     seen = sorted((box.x0, box.x1) for box in boxes if ax.bbox.x0 - 1 <= (box.x0 + box.x1) / 2 <= ax.bbox.x1 + 1)
     assert len(seen) >= 2 and all(a[1] < b[0] for a, b in itertools.pairwise(seen))
+
+
+def test_laws_are_apart_by_the_distance_that_is_furthest_beyond_chance(monkeypatch):
+    near, far = Distance(0.004, 0.001, 0.01), Distance(0.03, 0.002, 0.005)
+    wide = Distance(0.05, 0.01, 0.1)  # larger than the others, and no more than chance
+    found = [("x[0]: SDE from optimizer", near, near), ("loss: SDE from optimizer", wide, wide)]
+    monkeypatch.setattr(_laws, "_distances", lambda laws, exact: found)
+    assert js.reporting.laws_verdict({}) == "The laws differ by no more than chance: Kolmogorov distances are below 0.1"
+    found.append(("x[1]: SDE from optimizer", far, near))
+    assert js.reporting.laws_verdict({}) == "x[1]: SDE from optimizer: the Kolmogorov distance is 0.03 ± 0.002, chance 0.005"
+    found.clear()
+    assert js.reporting.laws_verdict({}) == ""
+
+
+def test_the_order_in_a_title_is_that_at_the_smallest_learning_rates():
+    rates = np.array([0.4, 0.2, 0.1])
+    error = np.array([3.0, 2.0, 1.0])
+    said = _weak_error._finding("loss", fit_order(rates, error, 1e-3 * error))
+    assert said.startswith("The SDE's error of E loss falls with order 1.00 ± 0.004 ")
+    flips = np.array([3.0, 2.0, -1.0])  # which leaves no order between the last two
+    assert "falls with order nan" not in _weak_error._finding("loss", fit_order(rates, flips, 1e-3 * np.abs(flips)))
+    assert _weak_error._finding("loss", fit_order(rates, 1e-3 * error, 1 + error)).endswith("does not show above the noise")
+
+
+def test_a_picture_of_noise_says_how_large_it_is():
+    """The gradient of norm 2, and noise of variance 1/4 in each of four coordinates."""
+    problem = js.Problem(js.Quadratic(jnp.ones(4)), js.Gaussian(0.5))
+    report = js.noise_report(problem, jnp.ones(4), draws=4096, progress=False)
+    ratio = report.whole.signal_to_noise
+    assert abs(ratio - 2) < 6 * 2 / np.sqrt(2 * 4 * 4096)
+    title = js.reporting.plot_noise(report).get_suptitle().replace("\n", " ")
+    assert title.startswith(f"The gradient is {ratio:.2g} times as large as its noise; its tail index reads ")
+    still = js.Problem(js.Quadratic(jnp.ones(4)), js.Gaussian(0.0))
+    silent = js.noise_report(still, jnp.ones(4), progress=False)
+    assert js.reporting.plot_noise(silent).get_suptitle() == "There is no gradient noise here"
