@@ -55,6 +55,7 @@ from .optimizers import (
 )
 from .problems import (
     AlphaStable as AlphaStable,
+    AsGaussian as AsGaussian,
     EmbeddedSaddle as EmbeddedSaddle,
     Gaussian as Gaussian,
     GaussianDesign as GaussianDesign,

@@ -1,5 +1,6 @@
 from .._start import AbstractStart as AbstractStart
 from ._amplified import AmplifiedNoise as AmplifiedNoise
+from ._as_gaussian import AsGaussian as AsGaussian
 from ._gaussian import Gaussian as Gaussian
 from ._gaussian_design import GaussianDesign as GaussianDesign, one_pass_regression as one_pass_regression
 from ._gaussian_start import GaussianStart as GaussianStart

@@ -37,8 +37,10 @@ class Paired(AbstractProcess):
     The gradient noise of the step from $t$ to $t + \\eta$ is $\\Sigma^{1/2}(x)\\,(W_{t + \\eta} - W_t) / \\sqrt\\eta$: of the
     optimizer's own law if the increments are normal, so that the pair has the right laws, and its difference little variance.
 
-    - `process`: the SDE, discretised with normal increments; its problem has normal noise.
+    - `process`: the SDE, discretised with normal increments; its problem has normal noise, [`Gaussian`][] or [`AsGaussian`][].
     - `of_gradient`: picks the increment of the gradient's noise from those of the SDE.
+
+    `init` raises `ValueError` where that increment is not shaped as the noise takes it.
     """
 
     process: DiscretisedSDE
@@ -63,7 +65,9 @@ class Paired(AbstractProcess):
         # An SDE that starts after some steps of the optimizer makes them with the noise that these have.
         if self.process.sde.start_steps:
             state = chain.run(state, zero, zero + self.process.sde.start_steps, chain.noise_key(key))
-        return PairedState(self.process.init(params, key), state, jax.tree.map(jnp.zeros_like, params), zero)
+        sde, wanted = self.process.init(params, key), self.problem.noise.increments_like(params)
+        _check_same_shapes(self.of_gradient(self.process.sde.noise_shaped(sde.y)), wanted)
+        return PairedState(sde, state, jax.tree.map(jnp.zeros_like, wanted), zero)
 
     def noise_key(self, key: PRNGKeyArray) -> Array:
         return self.process.noise_key(key)
@@ -94,3 +98,13 @@ class Paired(AbstractProcess):
         noise = self.problem.noise.sqrt_covariance(chain.x)(jax.tree.map(lambda w: scale.astype(w.dtype) * w, total))
         gradient = jax.tree.map(jnp.add, self.problem.gradient(chain.x), noise)
         return self.chain.apply(chain, gradient), jax.tree.map(jnp.zeros_like, total)
+
+
+def _check_same_shapes(given: PyTree, wanted: PyTree) -> None:
+    """Raises where an SDE's noise is not that of the stochastic gradient, but of its sign, say."""
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (given, wanted)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"the SDE's increments have the shapes {shapes[0]}, and those that the gradient's noise is made of {shapes[1]}: "
+            "optimizer and SDE have no noise in common"
+        )

@@ -77,3 +77,15 @@ def test_a_run_cut_in_two_goes_on_within_the_noise():
     whole, parts = (simulated(pair, jnp.ones(1), functions, steps=12, every=n, seeds=8) for n in (12, 1))
     for name in functions:
         np.testing.assert_array_equal(whole[name].mean[-1], parts[name].mean[-1])
+
+
+def test_mini_batches_share_their_normal_noise():
+    """The SDE's increments are a number for each example; SignSGD's are the signs', which no gradient is made of."""
+    problem = js.Problem.from_data(lambda w, d: 0.5 * (w - d) ** 2, jnp.array([0.0, 1.0, 5.0]), batch_size=2)
+    normal = js.Problem(problem.loss, js.AsGaussian(problem.noise))
+    functions = {"d": lambda s: s.sde - s.chain, "x": lambda s: s.chain}
+    run = simulated(paired(js.SGD(0.1), normal, "compagnoni", 1), jnp.ones(()), functions, steps=20, seeds=50)
+    np.testing.assert_allclose(run["d"].mean, 0, atol=1e-6)
+    assert np.all(run["d"].variance < 1e-12) and np.all(run["x"].variance[-1] > 1e-3)
+    with pytest.raises(ValueError, match="no noise in common"):
+        simulated(paired(js.SignSGD(0.1), problem, "compagnoni", 1), jnp.ones(()), functions, steps=2, seeds=2)

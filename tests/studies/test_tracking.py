@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxsde as js
+from jaxsde.problems import AbstractIndependentNoise
 from jaxsde.studies._experiments._networks import _crossing
 from jaxsde.studies._tracking import Run, track
 
@@ -57,3 +58,73 @@ def test_the_second_order_is_closest_to_adamw():
 def test_where_gaps_cross_the_tolerance(gaps, expected):
     """The rate at which a gap comes to a tenth, by interpolation of logarithms."""
     np.testing.assert_allclose(_crossing(np.array([0.5, 1.0, 2.0]), np.array(gaps)), expected)
+
+
+def squared_distance(w, example):
+    return 0.5 * jnp.sum((w - example) ** 2)
+
+
+def test_gaps_of_sgd_on_mini_batches_are_those_of_the_exact_laws():
+    """A loss whose batches have additive noise: SGD's mean loss goes by its covariance alone, so that the law does nothing."""
+    eta, steps, every, batch, x0 = 0.1, 20, 5, 4, np.array([1.0, -0.5])
+    examples = jax.random.exponential(jax.random.key(0), (12, 2)) * jnp.array([1.0, 2.0])
+    problem = js.Problem.from_data(squared_distance, examples, batch_size=batch)
+    seen = track(js.SGD(eta), problem, jnp.asarray(x0), Run(steps, every, 1500, jax.random.key(1)))
+    assert seen.law is not None
+    mean, variance = np.mean(examples, axis=0), np.var(examples, axis=0)
+    k = np.arange(every, steps + 1, every)[:, None]
+    flow, t, noise = 1 - eta, eta * k, variance / batch
+
+    def loss(away, its_variance):
+        return 0.5 * np.sum(away**2 + its_variance + variance, axis=1)
+
+    chain = loss(flow**k * (x0 - mean), eta**2 * noise * (1 - flow ** (2 * k)) / (1 - flow**2))
+
+    def flowing(rate, noise):
+        decayed = np.exp(-rate * t)
+        return loss(decayed * (x0 - mean), noise * (1 - decayed**2) / (2 * rate))
+
+    models = {
+        "paper": flowing(1.0, eta * noise), "second order": flowing(1 + eta / 2, eta * noise), "ode": flowing(1.0, 0.0)
+    }  # fmt: skip
+    assert set(seen.models) == set(models)
+    np.testing.assert_allclose(seen.loss[1:], chain, atol=6 * np.max(seen.law.stderr))
+    assert np.all(np.abs(seen.law.difference) < 6 * seen.law.stderr) and 0.9 < seen.law.spread < 1.1
+    for label, exact in ((label, model - chain) for label, model in models.items()):
+        found = seen.models[label]
+        left = 0.02 * np.abs(exact).max()
+        assert np.all(np.abs(found.difference - exact) < 6 * found.stderr + left)
+
+
+class Lottery(AbstractIndependentNoise):
+    """Mostly nothing, and rarely much: of variance 1, and far from normal."""
+
+    def sample(self, params, key):
+        won, side = (jax.random.bernoulli(k, p, params.shape) for k, p in zip(jax.random.split(key), (0.02, 0.5), strict=True))
+        return jnp.where(won, jnp.where(side, 1.0, -1.0) / jnp.sqrt(0.02), 0.0)
+
+    def variance(self, params):
+        return jnp.ones_like(params)
+
+
+def test_the_law_of_the_noise_shows_where_it_matters():
+    """RMSprop divides by what it has seen of the noise: rarely anything here. Against a loop by hand."""
+    eta, decay, steps, seeds = 0.01, 0.9, 30, 1500
+    problem = js.Problem(js.Quadratic([1.0]), Lottery())
+    opt = js.RMSprop(eta, decay=decay, initial_scale=1.0)
+    seen = track(opt, problem, jnp.ones(1), Run(steps, 10, seeds // 8, jax.random.key(2)), {"ode": "ode"})
+    assert seen.law is not None
+    random = np.random.default_rng(0)
+    loss = {}
+    for law in ("normal", "own"):
+        x, v = np.ones(200_000), np.ones(200_000)
+        for _ in range(steps):
+            won = random.random(x.size) < 0.02
+            rare = won * np.where(random.random(x.size) < 0.5, 1, -1) / np.sqrt(0.02)
+            g = x + (random.standard_normal(x.size) if law == "normal" else rare)
+            v = decay * v + (1 - decay) * g * g
+            x = x - eta * g / (np.sqrt(v) + 1e-8)
+        loss[law] = np.mean(0.5 * x**2)
+    exact, error = loss["own"] - loss["normal"], seen.law.stderr[-1]
+    assert abs(exact) > 20 * error
+    assert abs(seen.law.difference[-1] - exact) < 6 * error + 0.01 * abs(exact)

@@ -1,8 +1,8 @@
-"""Which SDE tracks a network? Four architectures on real data with noise added to the full gradient."""
+"""Which SDE tracks a network? Four architectures on real data, with noise added to the full gradient and on mini-batches."""
 
 import collections
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,29 +12,47 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ... import data, networks
+from ..._special import SIGN_SLOPE
 from ..._tree import flat
 from ...estimation import NoiseReport, noise_report
 from ...optimizers import SGD, AbstractOptimizer, Adam, AdamW, RMSprop, RMSpropW, SignSGD
-from ...problems import Gaussian, MeanLoss, MiniBatch, Problem
+from ...problems import AbstractNoise, Gaussian, MeanLoss, MiniBatch, Problem
 from ...simulation import Samples, simulate
 from .._experiment import Scale, Study
 from .._panels import Curve, Panel
 from .._tracking import MODELS, Run, Tracking, track
 
-_COLUMNS = (
-    "network", "phase", "batch", "optimizer", "rate", "spread %", *(c for label in MODELS.values() for c in (label, "±")),
-    "second order's solver", "second order's spread", "closest",
-)  # fmt: skip
-
 # What a line looks like, and of what it is.
 _LINES = {"paper": ("--", "SDE"), "second order": ("--", "second order")}
+_THINGS = {"paper": "SDE", "second order": "second order", "ode": "ODE"}
+
+_WHERE = "network", "phase", "batch", "optimizer", "rate", "spread %"
+_LABELS = tuple(MODELS.values())
+_COLUMNS = (
+    *_WHERE, *(c for label in _LABELS for c in (label, "±")), "second order's solver", "second order's spread", "closest",
+)  # fmt: skip
+_BATCH_COLUMNS = (
+    *_WHERE, *(c for label in _THINGS for c in (label, "±")), "batches", "±", "batches' spread", "closest",
+)  # fmt: skip
+
+# The drift of second order goes with the noise of first order where that of squares is not known.
+_OF_BATCHES = {"compagnoni": "paper", "second-order-drift": "second order", "ode": "ode"}
 
 # A difference of two gaps counts where it is so many times its standard error.
 _CLEAR = 3.0
 
-_BATCHES = 256, 32, 4
+_PHASES, _BATCHES, _DRAWN_BATCHES = ("start", "middle", "floor"), (256, 32, 4), (32, 4)
 _TOLERANCE = 0.1
 _RATES = 0.5, 1.0, 2.0, 4.0, 8.0
+
+_NUMBERS = (
+    "numbers under a model: the distance of its mean loss from the optimizer's, averaged over time, in standard deviations "
+    "of the optimizer's loss over seeds (spread); ±: the standard error"
+)
+_RATE = (
+    "rate: the largest at which noise_report has the SDE hold with a tolerance of 10 %; spread %: the spread over the decrease"
+)
+_AFRESH = "averages of gradients start afresh in each phase; RMSprop's average of squares starts at the variance of the noise"
 
 
 class _Training(NamedTuple):
@@ -54,49 +72,45 @@ class _Cell(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """A problem with noise as strong as that of a batch, parameters, and what is known of the noise there."""
+    """A problem with noise as of a batch, parameters, and what is known of the noise there."""
 
+    network: str
+    phase: str
+    batch: int
     problem: Problem
     x0: PyTree
-    variance: float
-    """Of the noise in each coordinate."""
-    report: NoiseReport
+    opts: list[AbstractOptimizer]
+    number: int
+    """Of the place, for keys."""
+
+    def cell(self, opt: AbstractOptimizer) -> _Cell:
+        return _Cell(self.network, self.phase, self.batch, opt)
 
 
 def networks_study(scale: Scale) -> Study:
     """Optimizers against their SDEs on four architectures, at three phases of training and three strengths of noise."""
     notes = [
-        "numbers under a model: the distance of its mean loss from the optimizer's, averaged over time, in standard deviations "
-        "of the optimizer's loss over seeds (spread); ±: the standard error",
+        _NUMBERS,
         "model and optimizer share their noise, and the solver's error is extrapolated away; second order's solver: that error "
         "before, in spreads; second order's spread: over the optimizer's",
-        "batch: noise is normal, as strong as that of a batch of that size there, evenly over the coordinates; rate: the "
-        "largest at which noise_report has the SDE hold with a tolerance of 10 %; spread %: the spread over the decrease",
-        "averages of gradients start afresh in each phase; RMSprop's average of squares starts at the variance of the noise",
+        f"batch: noise is normal, as strong as that of a batch of that size there, evenly over the coordinates; {_RATE}",
+        _AFRESH,
     ]
     found: list[tuple[_Cell, Tracking]] = []
     panels: list[Panel] = []
     crossings: list[float] = []
+    injected = lambda loss, x0, batch: Gaussian(math.sqrt(_variance(loss, x0, batch)))
     try:
-        for place, (name, training) in enumerate(_trainings(scale).items()):
-            loss = MeanLoss(networks.cross_entropy, training.examples)
-            start = training.build(scale.key(place))
-            notes.append(f"{name}: {networks.count(start)} parameters, {loss.count} examples")
-            phases = _phases(scale, loss, start, 100 + place)
-            for number, (phase, x0) in enumerate(phases.items()):
-                for batch in scale.pick((32,), _BATCHES):
-                    at = _place(loss, x0, batch, scale.key(500 + place))
-                    opts = _optimizers(at.report, at.variance)
-                    for i, opt in enumerate(scale.pick(opts[-1:], opts)):
-                        cell = _Cell(name, phase, batch, opt)
-                        key = scale.key(1000 + 1000 * place + 100 * number + batch + 10 * i)
-                        found.append((cell, track(opt, at.problem, at.x0, _run(scale, opt, key))))
-                        scale.report(_said(*found[-1]))
-                    if phase == "start" and batch == 32:
-                        for opt in scale.pick(opts[-1:], [opts[0], opts[-1]]):
-                            panel, crossing = _against_rate(scale, name, opt, at, scale.key(9000 + place))
-                            panels.append(panel)
-                            crossings.append(crossing)
+        for at in _places(scale, injected, scale.pick((32,), _BATCHES), _PHASES, notes):
+            for i, opt in enumerate(scale.pick(at.opts[-1:], at.opts)):
+                run = _run(scale, opt, scale.key(at.number + 10 * i))
+                found.append((at.cell(opt), track(opt, at.problem, at.x0, run)))
+                scale.report(_said(*found[-1]))
+            if at.phase == "start" and at.batch == 32:
+                for opt in scale.pick(at.opts[-1:], [at.opts[0], at.opts[-1]]):
+                    panel, crossing = _against_rate(scale, opt, at, scale.key(9000 + at.number // 1000 - 1))
+                    panels.append(panel)
+                    crossings.append(crossing)
     except KeyboardInterrupt:
         if not found:
             raise
@@ -104,7 +118,63 @@ def networks_study(scale: Scale) -> Study:
     finding, *counts = _counts(found)
     notes += counts
     notes += _judged(crossings)
-    return Study("Networks: optimizers against their SDEs", finding, _COLUMNS, [_row(*one) for one in found], panels, notes)
+    rows = [(*_start_of_row(*one), *_second_order(one[1]), _verdict(one[1])) for one in found]
+    return Study("Networks: optimizers against their SDEs", finding, _COLUMNS, rows, panels, notes)
+
+
+def batches_study(scale: Scale) -> Study:
+    """The same on real mini-batches, the model's error and that of taking a batch's noise for normal apart."""
+    notes = [
+        _NUMBERS,
+        "the optimizer there has normal noise with the covariance of a batch's gradient at the current parameters; batches: "
+        "the distance of the optimizer on batches themselves, in the same units; batches' spread: its spread over the other's",
+        "model and optimizer share their noise, but for SignSGD; the solver's error is extrapolated away",
+        "second order: for RMSprop and Adam its drift with the noise of first order, for SignSGD none; the SDE without the "
+        "gradient in V (malladi) is in the table with normal noise alone",
+        f"batch: the number of examples that are drawn, with replacement; {_RATE}",
+        _AFRESH,
+    ]
+    found: list[tuple[_Cell, Tracking]] = []
+    drawn = lambda loss, x0, batch: MiniBatch(loss, batch)
+    try:
+        for at in _places(scale, drawn, scale.pick((4,), _DRAWN_BATCHES), ("start", "floor"), notes):
+            for i, opt in enumerate(scale.pick(at.opts[-1:], at.opts)):
+                # Signs share no noise here, so that they gain nothing by more seeds than the others have.
+                run = _run(scale, at.opts[0], scale.key(50_000 + at.number + 10 * i))
+                models = MODELS if isinstance(opt, SGD) else _OF_BATCHES
+                found.append((at.cell(opt), track(opt, at.problem, at.x0, run, models)))
+                scale.report(_said(*found[-1]))
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        notes.append("interrupted: these are the results until then")
+    finding, *counts = _counts(found)
+    law, *of_laws = _laws_of_batches(found)
+    notes += counts + of_laws
+    rows = [(*_start_of_row(*one), *_batches(one[1]), _verdict(one[1])) for one in found]
+    panels = [_by_optimizer(found, batch) for batch in dict.fromkeys(cell.batch for cell, _ in found)]
+    title = "Networks on mini-batches: optimizers against their SDEs"
+    return Study(title, f"{finding}. {law}", _BATCH_COLUMNS, rows, panels, notes)
+
+
+def _places(
+    scale: Scale,
+    noise: Callable[[MeanLoss, PyTree, int], AbstractNoise],
+    batches: tuple[int, ...],
+    phases: tuple[str, ...],
+    notes: list[str],
+) -> Iterator[_Place]:
+    """All networks, at these phases, with noise of all these strengths; a note on each network joins the notes."""
+    for place, (name, training) in enumerate(_trainings(scale).items()):
+        loss = MeanLoss(networks.cross_entropy, training.examples)
+        start = training.build(scale.key(place))
+        notes.append(f"{name}: {networks.count(start)} parameters, {loss.count} examples")
+        for number, (phase, x0) in enumerate(_phases(scale, loss, start, 100 + place).items()):
+            for batch in batches if phase in phases else ():
+                problem = Problem(loss, noise(loss, x0, batch))
+                report = noise_report(problem, x0, draws=16, tolerance=_TOLERANCE, key=scale.key(500 + place), progress=False)
+                opts = _optimizers(report, _variance(loss, x0, batch))
+                yield _Place(name, phase, batch, problem, x0, opts, 1000 + 1000 * place + 100 * number + batch)
 
 
 def _run(scale: Scale, opt: AbstractOptimizer, key: Any) -> Run:
@@ -131,13 +201,7 @@ def _variance(loss: MeanLoss, x0: PyTree, batch: int) -> float:
     return float(jnp.mean(flat(eqx.filter_jit(MiniBatch(loss, batch).variance)(x0))))
 
 
-def _place(loss: MeanLoss, x0: PyTree, batch: int, key: Any) -> _Place:
-    variance = _variance(loss, x0, batch)
-    problem = Problem(loss, Gaussian(math.sqrt(variance)))
-    return _Place(problem, x0, variance, noise_report(problem, x0, draws=16, tolerance=_TOLERANCE, key=key, progress=False))
-
-
-def _against_rate(scale: Scale, name: str, opt: AbstractOptimizer, at: _Place, key: Any) -> tuple[Panel, float]:
+def _against_rate(scale: Scale, opt: AbstractOptimizer, at: _Place, key: Any) -> tuple[Panel, float]:
     """The gap against the learning rate, and where the paper's crosses the tolerance, in units of the rate of the report."""
     factors = scale.pick(_RATES[:3], _RATES)
     rates = np.array(factors) * float(opt.rate)
@@ -157,9 +221,10 @@ def _against_rate(scale: Scale, name: str, opt: AbstractOptimizer, at: _Place, k
     kind = type(opt).__name__
     crossing = _crossing(np.array(factors), np.array(shares["paper"])[:, 0])
     scale.report(
-        f"{name}, {kind}: the paper's SDE is off by 10 % of the decrease at so many times the report's rate: {_times(crossing)}"
+        f"{at.network}, {kind}: the paper's SDE is off by 10 % of the decrease at so many times the report's rate: "
+        f"{_times(crossing)}"
     )
-    return Panel(f"{name}, {kind}, batch 32", "learning rate", "gap over decrease", curves, xscale="log"), crossing
+    return Panel(f"{at.network}, {kind}, batch 32", "learning rate", "gap over decrease", curves, xscale="log"), crossing
 
 
 def _crossing(factors: np.ndarray, gaps: np.ndarray) -> float:
@@ -184,6 +249,17 @@ def _gaps(seen: Tracking) -> dict[str, tuple[float, float]]:
     return {label: (gap / seen.spread, error / seen.spread) for label, (gap, error) in gaps.items()}
 
 
+def _law_gap(seen: Tracking) -> tuple[float, float]:
+    """The gap between the optimizer on batches and on normal noise as strong, and its standard error, over the spread."""
+    gap, error = seen.law_gap
+    return gap / seen.spread, error / seen.spread
+
+
+def _batches(seen: Tracking) -> tuple[float, float, float]:
+    assert seen.law is not None
+    return *_law_gap(seen), seen.law.spread
+
+
 def _closest(gaps: dict[str, tuple[float, float]]) -> str | None:
     """The model that is closest, if it is clear which."""
     first, second, *_ = sorted(gaps.items(), key=lambda item: item[1][0])
@@ -191,18 +267,27 @@ def _closest(gaps: dict[str, tuple[float, float]]) -> str | None:
     return label if other - gap > _CLEAR * math.hypot(error, its_error) else None
 
 
-def _row(cell: _Cell, seen: Tracking) -> tuple[str | float, ...]:
+def _start_of_row(cell: _Cell, seen: Tracking) -> tuple[str | float, ...]:
     gaps = _gaps(seen)
-    numbers = [part for label in MODELS.values() for part in gaps.get(label, ("", ""))]
-    second = seen.models["second order"]
-    where = cell.network, cell.phase, float(cell.batch), type(cell.opt).__name__, float(cell.opt.rate)
+    labels = _LABELS if seen.law is None else _THINGS
+    numbers = [part for label in labels for part in gaps.get(label, ("", ""))]
     with np.errstate(divide="ignore"):
         share = 100 * float(np.divide(seen.spread, seen.decrease))
-    return (*where, share, *numbers, second.solver, second.spread, _closest(gaps) or "not clear")
+    return cell.network, cell.phase, float(cell.batch), type(cell.opt).__name__, float(cell.opt.rate), share, *numbers
+
+
+def _second_order(seen: Tracking) -> tuple[float, float]:
+    second = seen.models["second order"]
+    return second.solver, second.spread
+
+
+def _verdict(seen: Tracking) -> str:
+    return _closest(_gaps(seen)) or "not clear"
 
 
 def _said(cell: _Cell, seen: Tracking) -> str:
-    gaps = ", ".join(f"{label} {gap:.3g} ± {error:.2g}" for label, (gap, error) in _gaps(seen).items())
+    shown = _gaps(seen) if seen.law is None else _gaps(seen) | {"batches": _law_gap(seen)}
+    gaps = ", ".join(f"{label} {gap:.3g} ± {error:.2g}" for label, (gap, error) in shown.items())
     return f"{cell.network}, {cell.phase}, batch {cell.batch}, {type(cell.opt).__name__}: gap over spread: {gaps}"
 
 
@@ -232,7 +317,9 @@ def _counts(found: list[tuple[_Cell, Tracking]]) -> list[str]:
         + "; ".join(f"{where}: {sum(said)} of {len(said)}" for where, said in told.items())
     )
     spreads = {
-        label: np.median([seen.models[label].spread for _, seen in found]) for label in ("paper", "second order") if found
+        label: np.median([seen.models[label].spread for _, seen in found if label in seen.models])
+        for label in ("paper", "second order")
+        if found
     }
     said = ", ".join(f"{label} {spread:.2g}" for label, spread in spreads.items())
     notes.append(f"the spread tells all of them from an ode, which has none; over the optimizer's, median: {said}")
@@ -243,6 +330,41 @@ def _tells_noise(gaps: dict[str, tuple[float, float]]) -> bool:
     """Whether the noise of the paper's SDE brings its mean loss clearly nearer to the optimizer's."""
     (gap, error), (other, its_error) = gaps["paper"], gaps["ode"]
     return other - gap > _CLEAR * math.hypot(error, its_error)
+
+
+def _laws_of_batches(found: list[tuple[_Cell, Tracking]]) -> list[str]:
+    """What is not normal about a batch's noise does to the mean loss, the main thing first."""
+    scores: dict[str, list[float]] = {}
+    for cell, seen in found:
+        assert seen.law is not None
+        z = seen.law.difference / seen.law.stderr
+        scores.setdefault(f"{type(cell.opt).__name__}, batch {cell.batch}", []).append(float(np.mean(z**2)))
+    kinds = [(_law_gap(seen), _gaps(seen)["paper"]) for _, seen in found]
+    law, paper = (float(np.median([gap for gap, _ in column])) for column in zip(*kinds, strict=True))
+    chance = float(np.median([SIGN_SLOPE * error for (_, error), _ in kinds]))
+    said = ", ".join(f"{where} {math.sqrt(np.mean(squares)):.2g}" for where, squares in scores.items())
+    return [
+        f"That a batch's noise is not normal moves the mean loss by {law:.2g} spreads in the median, of which chance is "
+        f"{chance:.2g}; the paper's SDE is off by {paper:.2g}",
+        f"deviations of the mean loss on batches over their standard errors, root mean square (1 by chance alone): {said}",
+    ]
+
+
+def _by_optimizer(found: list[tuple[_Cell, Tracking]], batch: int) -> Panel:
+    """The median gap of all cells with that batch, by optimizer."""
+    mine = [(type(cell.opt).__name__, seen) for cell, seen in found if cell.batch == batch]
+    names = tuple(dict.fromkeys(name for name, _ in mine))
+    curves = []
+    for label in (*_THINGS, "batches"):
+        medians, errors = [], []
+        for name in names:
+            shown = [_gaps(seen) | {"batches": _law_gap(seen)} for its_name, seen in mine if its_name == name]
+            gaps, each = np.array([gaps.get(label, (np.nan, np.nan)) for gaps in shown]).T
+            medians.append(np.median(gaps))
+            errors.append(np.median(each))
+        thing = _THINGS.get(label, "noise")
+        curves.append(Curve(label, np.arange(len(names), dtype=float), np.array(medians), np.array(errors), of=thing))
+    return Panel(f"Batches of {batch}", "", "gap over spread, median; ± s.e. of a cell", curves, bars=True, names=names)
 
 
 def _judged(crossings: list[float]) -> list[str]:
