@@ -1,5 +1,5 @@
-"""Networks on real mini-batches: an ensemble against a vmapped training loop by hand, and an SDE's step with the exact
-covariance of the batch gradient against one through a root of its matrix."""
+"""Networks on real mini-batches: an ensemble against a vmapped training loop by hand, an SDE's step with the exact covariance
+of the batch gradient against one through a root of its matrix, and SDEs of second order against those of first order."""
 
 import functools
 from typing import Any
@@ -25,7 +25,7 @@ def run(setting: Setting) -> list[Report]:
         digits = js.data.load("digits")
     except ImportError as error:
         return [Report("networks", "", ("",), [], [], [f"skipped: {error}"])]
-    return [_ensemble(setting, digits), _step(setting, digits)]
+    return [_ensemble(setting, digits), _step(setting, digits), _second_order(setting, digits)]
 
 
 def _ensemble(setting: Setting, digits: Any) -> Report:
@@ -107,11 +107,40 @@ def _step(setting: Setting, digits: Any) -> Report:
     return Report("networks, SDE step", f"one seed, CNN of {count}", ("", "ms per step", ""), rows, claims, [])
 
 
-def _sde(name: str, opt: Any, problem: js.Problem, network: Any, steps: int, note: str) -> Contestant:
-    sde, observe = opt.sde(problem), {"loss": problem.loss}
+def _second_order(setting: Setting, digits: Any) -> Report:
+    """What the Hessian's product and the noise of squares cost."""
+    images = digits.first(64).train
+    network = js.networks.CNN(digits.shape, 10, channels=8, dense=16, key=jax.random.key(0))
+    loss = js.MeanLoss(js.networks.cross_entropy, images)
+    injected = js.Problem(loss, js.Gaussian(0.02))
+    drawn = js.Problem(loss, js.MiniBatch(loss, 8))
+    steps, seeds, rows, claims = 10 if setting.quick else 50, 8, [], []
+    rms, adam = js.RMSpropW(1e-3, decay=0.99, initial_scale=4e-4), js.AdamW(1e-3, b1=0.9, b2=0.99)
+    for opt, problem, model, noise in (
+        (js.SGD(0.01), injected, "second-order", "normal noise"),
+        (rms, injected, "second-order", "normal noise"),
+        (adam, injected, "second-order", "normal noise"),
+        (js.SGD(0.01), drawn, "second-order", "mini-batches"),
+        (adam, drawn, "second-order-drift", "mini-batches"),
+    ):
+        models = [_sde(name, opt, problem, network, steps, "", model=name, seeds=seeds) for name in ("compagnoni", model)]
+        result = race(models, seeds, setting.rounds)
+        name, ratio = f"{type(opt).__name__}, {noise}", result.ratio(model, "compagnoni")
+        rows.append((name, model, *(f"{1e6 * result.median(c.name):.0f}" for c in models), f"{ratio:.2f}"))
+        claims.append(Claim(f"{name}: a step of {model} / of first order", ratio, "at most", 3.0))
+    columns = ("", "model", "us per seed and step, first order", "second", "ratio")
+    title = f"CNN of {js.networks.count(network):,}, 64 images, {seeds} seeds"
+    return Report("networks, second order", title, columns, rows, claims, [])
+
+
+def _sde(
+    name: str, opt: Any, problem: js.Problem, network: Any, steps: int, note: str, *, model: str = "compagnoni", seeds: int = 1
+) -> Contestant:
+    sde, observe = opt.sde(problem, model), {"loss": problem.loss}
 
     def run(steps: int) -> tuple[np.ndarray, np.ndarray]:
-        loss = js.simulate(sde, network, steps=steps, seeds=1, key=jax.random.key(0), observe=observe, progress=False)["loss"]
+        run = js.simulate(sde, network, steps=steps, seeds=seeds, key=jax.random.key(0), observe=observe, progress=False)
+        loss = run["loss"]
         return np.asarray(loss.mean)[-1], np.asarray(loss.variance)[-1]
 
     return Contestant(name, run, steps, note)
