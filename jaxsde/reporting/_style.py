@@ -133,6 +133,7 @@ def paper_style(columns: int = 1, *, height: float | None = None) -> contextlib.
             "lines.linewidth": 1.0,
             "lines.markersize": 3.0,
             "axes.linewidth": 0.6,
+            "axes.grid": False,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.prop_cycle": _matplotlib().cycler(color=_CYCLE),

@@ -61,6 +61,13 @@ def test_figures_of_ones_own_can_have_the_same_look(comparison):
     assert own.xaxis.label.get_size() == ours.xaxis.label.get_size()
 
 
+def test_the_look_of_screens_leaves_no_grid_on_paper():
+    with matplotlib.rc_context(js.reporting.screen_style()):
+        assert matplotlib.rcParams["axes.grid"]
+        with js.reporting.paper_style():
+            assert not matplotlib.rcParams["axes.grid"]
+
+
 def test_things_keep_their_colours_and_never_share_one():
     alone = {thing: js.reporting.colors([thing])[thing] for thing in (*MODELS, *OPTIMIZERS)}
     together = js.reporting.colors(["something new", *MODELS])
