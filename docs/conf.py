@@ -17,7 +17,8 @@ project = "jaxsde"
 release = version = metadata.version("jaxsde")
 author = copyright = "the jaxsde authors"
 
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "_mathml"]
+html_math_renderer = "mathml"
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"

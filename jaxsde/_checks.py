@@ -1,6 +1,7 @@
 """Checks of arguments: every public constructor and function fails at once, with a message that teaches."""
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -82,6 +83,16 @@ def count(name: str, value: Any, *, least: int = 1, most: int | None = None) -> 
     if most is not None and value > most:
         raise ValueError(f"{name} must be at most {most}, got {value}")
     return int(value)
+
+
+def names(function: str, parameters: Iterable[inspect.Parameter], given: Iterable[str], hint: str = "") -> None:
+    """Raises `TypeError` where a name of those `given` is not that of an argument of `function`, which has these parameters."""
+    parameters = list(parameters)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    taken = [p.name for p in parameters]
+    if unknown := [name for name in given if name not in taken]:
+        raise TypeError(f"{function} takes no {', '.join(unknown)}; it takes {', '.join(taken) or 'nothing'}{hint}")
 
 
 def choice(name: str, value: Any, options: tuple[str, ...]) -> str:

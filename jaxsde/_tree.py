@@ -16,7 +16,7 @@ from ._traced import is_traced
 
 
 def as_params(x0: Any) -> Any:
-    """`x0` with every leaf a strongly typed floating-point array of one precision, as loop states must be."""
+    """`x0` with every leaf a strongly typed floating-point array of one precision, as loop states must be, and finite."""
     if not jax.tree.leaves(x0):
         raise ValueError(f"x0 must be a pytree with at least one array of parameters, got {x0!r}")
     arrays = jax.tree_util.tree_map_with_path(_as_array, x0)
@@ -42,6 +42,12 @@ def _as_array(path: Any, leaf: Any) -> jax.Array:
             f"every leaf of x0 must hold floating-point numbers, got dtype {array.dtype} at {_name(path)}: {leaf!r}"
         )
     _checks.precision(_name(path), array.dtype)
+    if _checks.is_concrete(leaf):  # by NumPy, as inside jit JAX would trace it
+        if wrong := array.size - np.count_nonzero(np.isfinite(np.asarray(leaf))):
+            raise ValueError(
+                f"every leaf of x0 must hold finite numbers, but {wrong} of {array.size} are nan or infinite at {_name(path)}. "
+                "All of x0 is moved by the optimizer: a mask of infinities belongs in the loss"
+            )
     return array
 
 

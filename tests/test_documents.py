@@ -1,7 +1,9 @@
 """README and its companions: what they link to exists, and what they show runs."""
 
 import ast
+import importlib
 import importlib.util
+import json
 import operator
 import pathlib
 import re
@@ -61,12 +63,17 @@ def test_every_picture_is_shown():
     assert {path.name for path in (ROOT / "docs").glob("*.png")} <= shown
 
 
+def _part_of_the_site(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    part = importlib.util.module_from_spec(spec)
+    sys.modules[name] = part  # where dataclasses look
+    spec.loader.exec_module(part)
+    return part
+
+
 def test_every_public_name_has_a_page(tmp_path):
     """And what docstrings refer to exists."""
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "_reference.py")
-    reference = importlib.util.module_from_spec(spec)
-    sys.modules["reference"] = reference  # where dataclasses look
-    spec.loader.exec_module(reference)
+    reference = _part_of_the_site("_reference")
     reference.write(tmp_path / "reference")
     written = {path.stem for path in (tmp_path / "reference").iterdir()}
     objects = {id(page.value): page.path for page in reference.pages()}
@@ -76,6 +83,43 @@ def test_every_public_name_has_a_page(tmp_path):
     for path in (tmp_path / "reference").iterdir():
         for link in re.findall(r"\]\(([^)\s:]+)\)", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)):
             assert link.split("#")[0].removesuffix(".md") in written, f"{path.stem} refers to {link}"
+
+
+def test_every_formula_of_the_site_is_one_and_becomes_mathml(tmp_path):
+    """In documents, notebooks and docstrings, as the site's own parser reads them."""
+    mdit = pytest.importorskip("myst_parser.parsers.mdit", reason="needs the extra [docs]")
+    config, renderer = importlib.import_module("myst_parser.config.main"), importlib.import_module("markdown_it.renderer")
+    parser = mdit.create_md_parser(config.MdParserConfig(enable_extensions={"dollarmath", "deflist"}), renderer.RendererHTML)
+    mathml = _part_of_the_site("_mathml").mathml
+
+    _part_of_the_site("_reference").write(tmp_path / "reference")
+    pages = {path.stem: path.read_text() for path in [*(ROOT / "docs").glob("*.md"), *(tmp_path / "reference").iterdir()]}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        pages[path.stem] = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    formulas, broken = 0, []
+    for name, page in pages.items():
+        for token in (inner for outer in parser.parse(page) for inner in [outer, *(outer.children or [])]):
+            if token.type.startswith("math"):
+                formulas += 1
+                try:
+                    mathml(token.content, block=token.block)
+                except ValueError as error:
+                    broken.append((name, str(error)))
+            elif token.type == "text" and re.search(r"\$|\\[a-zA-Z]", token.content):
+                broken.append((name, token.content))
+    assert not broken
+    assert formulas > 500
+
+
+def test_a_formula_with_an_unknown_command_or_a_missing_part_is_refused():
+    pytest.importorskip("sphinx", reason="needs the extra [docs]")
+    mathml = _part_of_the_site("_mathml").mathml
+    with pytest.raises(ValueError, match=r"no MathML for \\etta in the formula \\frac\\etta2"):
+        mathml(r"\frac\etta2")
+    with pytest.raises(ValueError, match=r"MissingSuperScriptOrSubscriptError in the formula x_\{"):
+        mathml("x_{")
+    assert mathml(r"\frac12 x", block=True).count("<mfrac><mn>1</mn><mn>2</mn></mfrac><mi>x</mi>") == 1
 
 
 def test_the_readme_begins_with_the_two_commands_that_do_all():

@@ -98,7 +98,8 @@ OPTIMIZERS = {
     "compared": (lambda: js.compare(optax.adam(0.1), PROBLEM, X0), r"got an Optax transform\. .*jaxsde\.Optax\(optax\.adam, 0"),
     "simulated": (lambda: _run(optax.adam(0.1)), r"process must be .*got an Optax transform\. .*jaxsde\.Optax\(optax\.adam"),
     "made already": (lambda: js.Optax(optax.adam(0.1), 0.1), r"factory must be .*got an Optax transform\. .*wrap it"),
-    "lr": (lambda: js.Optax(lambda lr: optax.sgd(lr), 0.1), "takes no learning_rate; it takes lr. A factory has an argument"),
+    "lr": (lambda: js.Adam(lr=1e-3), "Adam takes no lr; it takes learning_rate, b1, b2, eps, reference_rate"),
+    "a factory's lr": (lambda: js.Optax(lambda lr: optax.sgd(lr), 0.1), "no learning_rate; it takes lr. A factory has"),
     "no arguments": (lambda: js.Optax(lambda: optax.sgd(0.1), 0.1), "takes no learning_rate; it takes nothing. A factory has"),
     "no pair": (lambda: _run(js.Optax(_no_pair, 0.1).chain(PROBLEM)), r"must return a tuple, \(updates, new state\), got an"),
     "the chain": (lambda: js.compare(SGD.chain(PROBLEM), PROBLEM, X0), "such as jaxsde.SGD.*, got an object .* Chain$"),
@@ -107,8 +108,26 @@ OPTIMIZERS = {
         lambda: js.theory.stationary(SGD, js.Problem(jnp.sum, js.Gaussian(0.5))), "closed forms hold for .*; jaxsde.linearise"
     ),
 }  # fmt: skip
-CASES = {f"{what}, {name}": case for what, cases in
-         {"loss": LOSSES, "noise": NOISES, "optimizer": OPTIMIZERS}.items() for name, case in cases.items()}  # fmt: skip
+BROKEN = {"w": jnp.array([1.0, jnp.nan]), "b": jnp.zeros(2)}
+OF_TWO = js.Problem(lambda p: jnp.sum(p["w"] ** 2 + p["b"] ** 2), js.Gaussian(0.5))
+NOT_FINITE = r"every leaf of x0 must hold finite numbers, but 1 of 2 are nan or infinite at x0\['w'\]\. .* belongs in the loss"
+STARTS = {
+    "simulated": (lambda: _run(SGD.chain(OF_TWO), BROKEN), NOT_FINITE),
+    "of NumPy": (lambda: _run(SGD.sde(OF_TWO), {"w": np.array([1.0, -np.inf]), "b": np.zeros(2)}), NOT_FINITE),
+    "drawn": (lambda: _run(SGD.chain(OF_TWO), lambda key: BROKEN), NOT_FINITE),
+    "settling": (lambda: js.stationary(SGD.chain(OF_TWO), BROKEN, key=KEY, seeds=8, progress=False), NOT_FINITE),
+    "expected": (
+        lambda: js.expectations(SGD.chain(OF_TWO), BROKEN, {"loss": OF_TWO.loss}, steps=2, seeds=8, key=KEY), NOT_FINITE
+    ),
+    "compared": (lambda: js.compare(SGD, OF_TWO, BROKEN, steps=2, seeds=8, progress=False), NOT_FINITE),
+    "of levels": (
+        lambda: js.multilevel(SGD.sde(OF_TWO), BROKEN, {"loss": OF_TWO.loss}, steps=2, stderr=0.1, key=KEY), NOT_FINITE
+    ),
+    "reported": (lambda: js.noise_report(OF_TWO, BROKEN, draws=8), NOT_FINITE),
+    "linearised": (lambda: js.linearise(SGD.chain(OF_TWO), BROKEN), NOT_FINITE),
+}  # fmt: skip
+GROUPS = {"loss": LOSSES, "noise": NOISES, "optimizer": OPTIMIZERS, "start": STARTS}
+CASES = {f"{what}, {name}": case for what, cases in GROUPS.items() for name, case in cases.items()}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -116,6 +135,12 @@ def test_a_mistake_is_named_with_its_remedy(name):
     make, message = CASES[name]
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+def test_a_start_that_is_being_traced_is_not_known_to_be_finite():
+    starts = jnp.array([[1.0, -1.0], [1.0, jnp.nan]])
+    losses = jax.vmap(lambda x0: _run(SGD.chain(PROBLEM), x0)["loss"].mean[-1])(starts)
+    assert jnp.isfinite(losses).tolist() == [True, False]
 
 
 MAPPED = {

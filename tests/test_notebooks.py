@@ -42,6 +42,13 @@ def test_outputs_are_stripped_and_the_first_cell_is_that_of_all(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_figures_have_the_look_of_the_packages_pictures(path):
+    cells = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]]
+    (imports,) = [cell for cell in cells if "import matplotlib.pyplot as plt\n" in cell]
+    assert "\nplt.style.use(js.reporting.screen_style())\n" in imports
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_first_cell_has_one_question_and_its_answer_and_the_last_one_checks_it(path):
     cells = json.loads(path.read_text())["cells"]
     first, last = ("".join(cell["source"]) for cell in (cells[0], cells[-1]))

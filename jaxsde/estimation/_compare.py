@@ -1,5 +1,6 @@
 """`compare`: an optimizer, its SDE and the theory side by side."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -45,21 +46,27 @@ class Estimate(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A quantity by optimizer, SDE and theory; None where there is none."""
+    """A quantity by optimizer, SDE and theory; None where there is none.
+
+    `scale` is what deviations are in per cent of, where that is not the optimizer's value itself, which may be zero: of a mean
+    the root mean square, $\\sqrt{m^2 + C}$ with the variance C, and of a covariance $C_{ij}$ the size
+    $\\sqrt{C_{ii} C_{jj}}$ that it has at most.
+    """
 
     quantity: str
     optimizer: Estimate
     sde: Estimate | None
     theory: float | None
+    scale: float | None = None
 
     def deviation(self, other: Estimate | float | None) -> tuple[float, float] | None:
-        """Returns how far `other` is from the optimizer: in per cent of it, and in standard errors of the difference."""
+        """Returns how far `other` is from the optimizer: in per cent of the scale, and in standard errors of the difference."""
         if other is None:
             return None
         value, stderr = (other.value, other.stderr) if isinstance(other, Estimate) else (other, 0.0)
         difference = value - self.optimizer.value
         with np.errstate(divide="ignore", invalid="ignore"):
-            percent = 100 * np.float64(difference) / abs(self.optimizer.value)
+            percent = 100 * np.float64(difference) / (abs(self.optimizer.value) if self.scale is None else self.scale)
             sigmas = np.float64(difference) / np.hypot(self.optimizer.stderr, stderr)
         return float(percent), float(sigmas)
 
@@ -265,7 +272,20 @@ def _rows(
         third = {name: value for name, value in _quantities(ts, law, window).items() if "stationary" not in name}
     if stationary is not None:
         third = {**third, **_stationary(stationary)}
-    return [Row(name, estimate, second.get(name), third.get(name)) for name, estimate in first.items()]
+    return [Row(name, value, second.get(name), third.get(name), _scale(name, first)) for name, value in first.items()]
+
+
+def _scale(name: str, values: Mapping[str, Estimate]) -> float | None:
+    """What deviations of the quantity are in per cent of, where its value may be zero."""
+    for mean, variance in (("mean x", "variance x"), ("norm of the mean", "total variance")):
+        if name.startswith(mean):
+            return float(np.sqrt(values[name].value ** 2 + values[name.replace(mean, variance)].value))
+    if name.startswith("stationary covariance"):
+        i, j = re.findall(r"\d+", name)
+        if i != j:
+            first, second = (values[f"stationary covariance [{k}, {k}]"].value for k in (i, j))
+            return float(np.sqrt(first * second))
+    return None
 
 
 def _estimates(ts: np.ndarray, ensemble: Ensemble, window: slice | None) -> dict[str, Estimate]:

@@ -148,8 +148,8 @@ class AdamW(AbstractOptimizer):
         With $\\rho_i = (1 - \\beta_i) / \\eta$, $\\gamma_i(t) = 1 - e^{-\\rho_i t}$,
         $P = \\sqrt V + \\epsilon \\sqrt{\\gamma_2(t)}$ and $\\eta_t$ the schedule relative to the reference rate:
 
-        $dX = -\\eta_t \\frac{\\sqrt{\\gamma_2(t)}}{\\gamma_1(t)} P^{-1} \\big((M + \\eta \\rho_1 (\\nabla f(X) - M))\\,dt
-        + \\sqrt\\eta\\,\\eta \\rho_1 \\Sigma(X)^{1/2} dW\\big) - \\eta_t \\theta X\\,dt$,
+        $dX = -\\eta_t \\frac{\\sqrt{\\gamma_2(t)}}{\\gamma_1(t)} P^{-1} \\big((M + \\eta \\rho_1 (\\nabla f(X) - M))\\,dt +
+        \\sqrt\\eta\\,\\eta \\rho_1 \\Sigma(X)^{1/2} dW\\big) - \\eta_t \\theta X\\,dt$,
         $dM = \\rho_1 (\\nabla f(X) - M)\\,dt + \\sqrt\\eta\\,\\rho_1 \\Sigma(X)^{1/2} dW$,
         $dV = \\rho_2\\,(\\nabla f(X)^2 + \\mathrm{diag}\\,\\Sigma(X) - V)\\,dt$.
 
@@ -164,8 +164,8 @@ class AdamW(AbstractOptimizer):
         - `model`: `"compagnoni"` is the above (compagnoni2025); `"compagnoni-drift"` is the form quoted, with that
           mean in the drift alone; `"malladi"` drops $\\nabla f(X)^2$ from $dV$ and all terms with $\\eta \\rho_1$ from $dX$
           (malladi2022, written in the clock $t = k \\eta$); `"ode"` is the drift of the first alone;
-          `"compagnoni-full"` keeps the noise of V that the first drops, $\\sqrt\\eta \\rho_2 (2 \\nabla f \\Sigma^{1/2} dW
-          + \\sqrt 2\\,\\Sigma\\,dW')$ for Gaussian noise with independent coordinates: of order 1 as well, but nearer to
+          `"compagnoni-full"` keeps the noise of V that the first drops, $\\sqrt\\eta \\rho_2 (2 \\nabla f \\Sigma^{1/2} dW +
+          \\sqrt 2\\,\\Sigma\\,dW')$ for Gaussian noise with independent coordinates: of order 1 as well, but nearer to
           the optimizer while the loss still falls; `"second-order"` is of weak order 2 as $\\eta \\to 0$ at constant
           $\\rho_1, \\rho_2$ and away from $t = 0$: its drift is corrected by terms of order $\\eta$, so that the look-ahead
           has the factor 1/2, bias corrections are the optimizer's own, $1 - \\beta_i^{t/\\eta}$, and V has that noise too

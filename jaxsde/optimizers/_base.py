@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,6 +31,12 @@ class AbstractOptimizer(AbstractFunctionHolder):
     """What the hyperparameters do; a property where that differs between instances. Subclasses do not inherit it."""
     learning_rate: eqx.AbstractVar[Any]
     reference_rate: eqx.AbstractVar[Float[Array, ""] | None]
+
+    def __new__(cls, *arguments: Any, **named: Any):
+        # Others call it lr. Python would name what is wrong, and not what there is instead.
+        if named:
+            _checks.names(cls.__name__, inspect.signature(cls).parameters.values(), named)
+        return super().__new__(cls)
 
     @abc.abstractmethod
     def transform(self) -> optax.GradientTransformation:

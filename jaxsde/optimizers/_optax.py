@@ -152,11 +152,9 @@ class Optax(AbstractOptimizer):
                 raise ValueError(
                     f"roles must be of hyperparameters that are given as numbers, {list(self.numbers)}, got {declared}"
                 )
-        anything = any(p.kind is p.VAR_KEYWORD for p in (parameters or {}).values())
-        unknown = [k for k in ("learning_rate", *self.numbers, *dict(self.settings)) if k not in (parameters or {})]
-        if parameters is not None and unknown and not anything:
-            hint = ". A factory has an argument of the name learning_rate" if "learning_rate" in unknown else ""
-            raise TypeError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(parameters) or 'nothing'}{hint}")
+        if parameters is not None:
+            hint = "" if "learning_rate" in parameters else ". A factory has an argument of the name learning_rate"
+            _checks.names(name, parameters.values(), ("learning_rate", *self.numbers, *dict(self.settings)), hint)
         try:
             made = self._made()
         except jax.errors.ConcretizationTypeError as error:

@@ -72,10 +72,10 @@ class SignSGD(AbstractOptimizer):
         - `"ode"`: the drift of the first alone.
         - `"phase-1"`: as Lemma 3.4 idealises it in Phase 1, where signal dominates: $dX = -\\eta_t\\,\\mathrm{sign}(\\nabla
           f)\\,dt$, without noise; off by at most $1 - \\mathrm{erf}(3/2) = 0.034$ there.
-        - `"phase-3"`: the same in Phase 3, where noise dominates: $dX = -\\eta_t \\sqrt{2/\\pi}\\,\\Sigma^{-1/2} \\nabla f\\,dt
-          + \\eta_t \\sqrt\\eta \\sqrt{1 - \\frac2\\pi (\\Sigma^{-1/2} \\nabla f)^2}\\,dW$, a linearisation at 0: at the phase's
-          edge the drift is 34 % too large, and beyond $|Y| = \\sqrt\\pi / 2$, still inside the phase, the term under the
-          root is negative; it is taken as 0 there. For noise of another law, $\\Sigma^{1/2}$ is its scale, and the slope
+        - `"phase-3"`: the same in Phase 3, where noise dominates: $dX = -\\eta_t \\sqrt{2/\\pi}\\,\\Sigma^{-1/2} \\nabla
+          f\\,dt + \\eta_t \\sqrt\\eta \\sqrt{1 - \\frac2\\pi (\\Sigma^{-1/2} \\nabla f)^2}\\,dW$, a linearisation at 0: at the
+          phase's edge the drift is 34 % too large, and beyond $|Y| = \\sqrt\\pi / 2$, still inside the phase, the term under
+          the root is negative; it is taken as 0 there. For noise of another law, $\\Sigma^{1/2}$ is its scale, and the slope
           of its mean sign at 0 replaces $\\sqrt{2/\\pi}$.
 
         `jaxsde.theory.phase` tells which phase a point is in. Phase 2 has bounds for its drift only,

@@ -14,7 +14,7 @@ from ._study import (
     study_document as study_document,
     study_table as study_table,
 )
-from ._style import paper_style as paper_style
+from ._style import colors as colors, paper_style as paper_style, screen_style as screen_style
 from ._verification import (
     verification_document as verification_document,
     verification_line as verification_line,

@@ -17,6 +17,7 @@ from ._words import verdict
 
 _HEADER = ("quantity", "optimizer", "SDE", "off %", "/s.e.", "theory", "off %", "/s.e.")
 _LEGEND = "off: from the optimizer, in per cent of its value and in standard errors of the difference"
+_SCALES = "(means in per cent of their root mean square, covariances [i, j] of the root of [i, i] times [j, j])"
 
 # Quantities whose names would take too many columns.
 _SHORT = {
@@ -29,6 +30,8 @@ _SHORT = {
 def table(comparison: Comparison) -> str:
     """The comparison as a plain-text table of at most 100 columns, deviations being from the optimizer; notes below.
 
+    They are in per cent of the optimizer's value, but for means and covariances across coordinates, which may be zero: those
+    are in per cent of the root mean square, and of the root of the two variances' product, the most that a covariance can be.
     Numbers have four digits, or as many fewer as the columns have room for.
 
     >>> import jaxsde as js
@@ -41,7 +44,8 @@ def table(comparison: Comparison) -> str:
     fitting = (text for text in candidates if max(map(len, text.split("\n"))) <= WIDTH)
     body = next(fitting, None) or text_table(_HEADER, [_cells(row, 1) for row in comparison.rows])
     notes = (textwrap.fill(f"note: {note}", WIDTH, subsequent_indent="  ") for note in comparison.notes)
-    return "\n".join([comparison.title, _LEGEND, body, *notes])
+    legend = [_LEGEND, _SCALES] if any(row.scale is not None for row in comparison.rows) else [_LEGEND]
+    return "\n".join([comparison.title, *legend, body, *notes])
 
 
 def plot(comparison: Comparison, ax: Any = None) -> Any:

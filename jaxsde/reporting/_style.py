@@ -53,7 +53,17 @@ _COLUMN, _PAGE = 3.25, 6.75
 
 
 def colors(things: Iterable[str]) -> dict[str, str]:
-    """The colour of each thing: of "SignSGD, Phase 3" SignSGD's if nothing else here has it, of what is unknown a free one."""
+    """The colour that each thing has in all pictures: "optimizer", "SDE", "theory", "SignSGD" and so on.
+
+    "SignSGD, Phase 3" has SignSGD's if nothing else here has it, and what is unknown one that is free.
+
+    **Arguments:** `things`: what one picture shows.
+
+    **Returns:** a colour of Matplotlib for each.
+
+    >>> colors(["optimizer", "SDE"])
+    {'optimizer': '#0072B2', 'SDE': '#D55E00'}
+    """
     named = list(dict.fromkeys(things))
     found = {thing: _THINGS[thing] for thing in named if thing in _THINGS}
     for thing in named:
@@ -61,6 +71,25 @@ def colors(things: Iterable[str]) -> dict[str, str]:
         free = (color for color in wanted if color and color not in found.values())
         found.setdefault(thing, next(free, _GREY))
     return {thing: found[thing] for thing in named}
+
+
+def screen_style() -> dict[str, Any]:
+    """The look of all pictures here, as settings of Matplotlib, for figures of your own beside them.
+
+    Lines get the colours of Okabe and Ito (2008) in turn: "C0" is an optimizer's, "C1" its SDE's. [`colors`][] has those of
+    other things, and [`paper_style`][] makes figures for papers.
+
+    **Returns:** a dictionary for `plt.style.use`, or `plt.style.context`.
+
+    **Raises:** `ImportError` without Matplotlib.
+
+    >>> import matplotlib.pyplot as plt
+    >>> with plt.style.context(screen_style()):
+    ...     figure, ax = plt.subplots()
+    >>> ax.plot([0, 1])[0].get_color() == colors(["optimizer"])["optimizer"]
+    True
+    """
+    return _SCREEN | {"axes.prop_cycle": _matplotlib().cycler(color=_CYCLE)}
 
 
 def paper_style(columns: int = 1, *, height: float | None = None) -> contextlib.AbstractContextManager[None]:
@@ -104,6 +133,7 @@ def paper_style(columns: int = 1, *, height: float | None = None) -> contextlib.
             "lines.linewidth": 1.0,
             "lines.markersize": 3.0,
             "axes.linewidth": 0.6,
+            "axes.grid": False,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.prop_cycle": _matplotlib().cycler(color=_CYCLE),
@@ -118,7 +148,7 @@ def paper_style(columns: int = 1, *, height: float | None = None) -> contextlib.
 @contextlib.contextmanager
 def figure(width: float, height: float, finding: str) -> Iterator[Any]:
     """A new figure of that many inches in the house's style, with what it shows as its title."""
-    with _matplotlib().rc_context(_SCREEN):
+    with _matplotlib().rc_context(screen_style()):
         made = require("matplotlib.figure", extra="plots", purpose="plotting").Figure(
             figsize=(width, height), layout="constrained"
         )

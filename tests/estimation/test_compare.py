@@ -67,6 +67,33 @@ def test_the_deviation_from_the_optimizer_is_linear_in_the_learning_rate(name):
         assert abs(error - 2 * smaller) < 5 * np.hypot(stderr, 2 * smaller_stderr), (coarse, fine)
 
 
+def test_what_may_be_zero_is_off_in_per_cent_of_how_large_it_could_be():
+    """Means about 0 and covariances of independent coordinates: in per cent of themselves noise alone puts them anywhere."""
+    problem = js.Problem(js.Quadratic([1.0, 2.0]), js.Gaussian(1.0))
+    result = js.compare(js.SGD(0.05), problem, jnp.array([1.0, 0.0]), steps=400, seeds=400, substeps=1, progress=False)
+    rows = {row.quantity: row for row in result.rows}
+
+    def off(name):
+        return rows[name].sde.value - rows[name].optimizer.value, rows[name].deviation(rows[name].sde)[0] / 100
+
+    first, second = (rows[f"stationary covariance [{i}, {i}]"].optimizer.value for i in (0, 1))
+    difference, share = off("stationary covariance [0, 1]")
+    assert share == pytest.approx(difference / np.sqrt(first * second)) and abs(share) < 0.1
+    mean, variance = (rows[f"{name} x[1], t = 5"].optimizer.value for name in ("mean", "variance"))
+    difference, share = off("mean x[1], t = 5")
+    assert share == pytest.approx(difference / np.sqrt(mean**2 + variance)) and abs(share) < 0.5
+    difference, share = off("stationary covariance [1, 1]")
+    assert share == pytest.approx(difference / second)
+    assert "\n(means in per cent of their root mean square" in js.reporting.table(result)
+
+
+def test_of_many_coordinates_the_norm_of_the_mean_is_off_in_per_cent_of_the_whole_law():
+    problem = js.Problem(js.Quadratic(jnp.ones(5)), js.Gaussian(1.0))
+    result = js.compare(js.SGD(0.05), problem, jnp.zeros(5), steps=400, seeds=80, substeps=1, progress=False)
+    row, spread = (next(row for row in result.rows if row.quantity.startswith(name)) for name in ("norm", "total"))
+    assert row.scale == pytest.approx(np.sqrt(row.optimizer.value**2 + spread.optimizer.value))
+
+
 def test_the_ode_is_told_from_the_sde():
     result = js.compare(BY_NAME["sign_sgd"], PROBLEM, jnp.ones(2), steps=1500, seeds=800, substeps=1, model="ode")
     row = next(row for row in result.rows if row.quantity == "stationary loss")

@@ -46,18 +46,35 @@ def lab(color, seen):
 @pytest.mark.parametrize("things", [MODELS, OPTIMIZERS], ids=["models", "optimizers"])
 def test_anybody_tells_the_colours_apart(things, viewers):
     """A difference of 2.3 can just be seen side by side; lines apart from each other need several times that."""
-    seen = {thing: lab(color, SEEN_BY[viewers]) for thing, color in _style.colors(things).items()}
+    seen = {thing: lab(color, SEEN_BY[viewers]) for thing, color in js.reporting.colors(things).items()}
     for (one, a), (other, b) in itertools.combinations(seen.items(), 2):
         assert np.linalg.norm(a - b) > 12, (one, other)
 
 
+def test_figures_of_ones_own_can_have_the_same_look(comparison):
+    with matplotlib.rc_context(js.reporting.screen_style()):
+        own = matplotlib.figure.Figure().subplots()
+    color = js.reporting.colors(("optimizer", "SDE"))
+    assert [own.plot([0, 1])[0].get_color() for _ in color] == list(color.values())
+    ours = js.reporting.plot(comparison)
+    assert [line.get_color() for line in ours.get_lines()[:2]] == list(color.values())
+    assert own.xaxis.label.get_size() == ours.xaxis.label.get_size()
+
+
+def test_the_look_of_screens_leaves_no_grid_on_paper():
+    with matplotlib.rc_context(js.reporting.screen_style()):
+        assert matplotlib.rcParams["axes.grid"]
+        with js.reporting.paper_style():
+            assert not matplotlib.rcParams["axes.grid"]
+
+
 def test_things_keep_their_colours_and_never_share_one():
-    alone = {thing: _style.colors([thing])[thing] for thing in (*MODELS, *OPTIMIZERS)}
-    together = _style.colors(["something new", *MODELS])
+    alone = {thing: js.reporting.colors([thing])[thing] for thing in (*MODELS, *OPTIMIZERS)}
+    together = js.reporting.colors(["something new", *MODELS])
     assert all(together[thing] == alone[thing] for thing in MODELS)
     assert len(set(together.values())) == len(together)
-    assert _style.colors(["SignSGD, Phase 3"])["SignSGD, Phase 3"] == alone["SignSGD"]
-    both = _style.colors(["SignSGD, Cauchy noise", "SignSGD"])
+    assert js.reporting.colors(["SignSGD, Phase 3"])["SignSGD, Phase 3"] == alone["SignSGD"]
+    both = js.reporting.colors(["SignSGD, Cauchy noise", "SignSGD"])
     assert both["SignSGD"] == alone["SignSGD"] != both["SignSGD, Cauchy noise"]
 
 
