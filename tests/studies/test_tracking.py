@@ -7,8 +7,8 @@ import pytest
 
 import jaxsde as js
 from jaxsde.problems import AbstractIndependentNoise
-from jaxsde.studies._experiments._networks import _crossing
-from jaxsde.studies._tracking import Run, track
+from jaxsde.studies._experiments._networks import _by_optimizer, _Cell, _crossing, _laws_of_batches
+from jaxsde.studies._tracking import Run, Tracked, Tracking, track
 
 
 def test_gaps_of_sgd_are_those_of_the_exact_laws():
@@ -128,3 +128,38 @@ def test_the_law_of_the_noise_shows_where_it_matters():
     exact, error = loss["own"] - loss["normal"], seen.law.stderr[-1]
     assert abs(exact) > 20 * error
     assert abs(seen.law.difference[-1] - exact) < 6 * error + 0.01 * abs(exact)
+
+
+def of_cell(optimizer, batch, models, law, spread=2.0):
+    """A cell of the table: differences at two times with their standard errors, made by hand."""
+    seen = {label: Tracked(np.array(difference), np.full(2, error), 1.0, 0.0) for label, (difference, error) in models.items()}
+    difference, error = law
+    of_law = Tracked(np.array(difference), np.full(2, error), 1.1, 0.0)
+    return _Cell("CNN", "start", batch, optimizer), Tracking(np.arange(3.0), np.array([9.0, 6.0, 5.0]), spread, seen, of_law)
+
+
+CELLS = [
+    of_cell(js.SGD(0.1), 4, {"paper": ([2.0, -4.0], 0.2), "second order": ([0.5, 0.5], 0.2)}, ([0.6, -0.8], 0.2)),
+    of_cell(js.SGD(0.1), 4, {"paper": ([4.0, 4.0], 0.2), "second order": ([1.0, 1.0], 0.2)}, ([0.0, 0.2], 0.2)),
+    of_cell(js.SignSGD(0.1), 4, {"paper": ([1.0, 1.0], 0.4)}, ([2.0, 2.0], 0.4)),
+]
+
+
+def test_what_the_law_of_batches_does_is_said_in_spreads_and_standard_errors():
+    """Gaps .35, .05 and 1 of spread 2; z = (3, -4), (0, 1) and (5, 5), so that root mean squares are sqrt 6.5 and 5."""
+    main, by_optimizer = _laws_of_batches(CELLS)
+    assert main == (
+        "That a batch's noise is not normal moves the mean loss by 0.35 spreads in the median, of which chance is 0.08; the "
+        "paper's SDE is off by 1.5"
+    )
+    assert by_optimizer.endswith("(1 by chance alone): SGD, batch 4 2.5, SignSGD, batch 4 5")
+
+
+def test_gaps_by_optimizer_are_medians_and_what_an_optimizer_has_not_is_left_out():
+    panel = _by_optimizer(CELLS, 4)
+    assert panel.names == ("SGD", "SignSGD")
+    curves = {curve.label: curve for curve in panel.curves}
+    np.testing.assert_allclose(curves["paper"].y, [1.75, 0.5])
+    np.testing.assert_allclose(curves["paper"].spread, [0.1, 0.2])
+    np.testing.assert_allclose(curves["second order"].y, [0.375, np.nan])
+    np.testing.assert_allclose(curves["batches"].y, [0.2, 1.0])
