@@ -136,8 +136,11 @@ def batches_study(scale: Scale) -> Study:
     ]
     found: list[tuple[_Cell, Tracking]] = []
     drawn = lambda loss, x0, batch: MiniBatch(loss, batch)
+    # Programs differ by batch, not by phase.
+    batches = scale.pick((4,), _DRAWN_BATCHES)
+    places = (at for batch in batches for at in _places(scale, drawn, (batch,), ("start", "floor"), notes))
     try:
-        for at in _places(scale, drawn, scale.pick((4,), _DRAWN_BATCHES), ("start", "floor"), notes):
+        for at in places:
             for i, opt in enumerate(scale.pick(at.opts[-1:], at.opts)):
                 # Signs share no noise here, so that they gain nothing by more seeds than the others have.
                 run = _run(scale, at.opts[0], scale.key(50_000 + at.number + 10 * i))
@@ -166,9 +169,12 @@ def _places(
 ) -> Iterator[_Place]:
     """All networks, at these phases, with noise of all these strengths; a note on each network joins the notes."""
     for place, (name, training) in enumerate(_trainings(scale).items()):
+        # No other network needs the programs of one, and what a process may map into memory is limited on Linux.
+        jax.clear_caches()
         loss = MeanLoss(networks.cross_entropy, training.examples)
         start = training.build(scale.key(place))
-        notes.append(f"{name}: {networks.count(start)} parameters, {loss.count} examples")
+        described = f"{name}: {networks.count(start)} parameters, {loss.count} examples"
+        notes += [] if described in notes else [described]
         for number, (phase, x0) in enumerate(_phases(scale, loss, start, 100 + place).items()):
             for batch in batches if phase in phases else ():
                 problem = Problem(loss, noise(loss, x0, batch))
