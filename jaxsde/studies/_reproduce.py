@@ -58,7 +58,7 @@ EXPERIMENTS = {
             ("loss of adamw against noise", "loss of coupled l2 against noise"),
         ),
         Experiment("networks", "the second-order SDE tracks an MLP, a CNN, a ResNet and a Transformer", 180, networks_study),
-        Experiment("batches", "the second-order SDE tracks these networks on real mini-batches", 60, batches_study),
+        Experiment("batches", "the second-order SDE tracks these networks on real mini-batches", 110, batches_study),
         Experiment("advice", "the batch that advise promises to change nothing changes nothing", 4, advice_study),
         Experiment("covariance", "a batch gradient has the covariance that the SDEs use", 1, covariance_study),
         Experiment("minibatch", "SDEs track training on real mini-batches, of 8, 32 and 128", 15, minibatch_study),

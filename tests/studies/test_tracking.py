@@ -7,7 +7,7 @@ import pytest
 
 import jaxsde as js
 from jaxsde.problems import AbstractIndependentNoise
-from jaxsde.studies._experiments._networks import _by_optimizer, _Cell, _crossing, _laws_of_batches
+from jaxsde.studies._experiments._networks import _by_optimizer, _Cell, _closest, _crossing, _laws_of_batches
 from jaxsde.studies._tracking import Run, Tracked, Tracking, track
 
 
@@ -147,12 +147,26 @@ CELLS = [
 
 def test_what_the_law_of_batches_does_is_said_in_spreads_and_standard_errors():
     """Gaps .35, .05 and 1 of spread 2; z = (3, -4), (0, 1) and (5, 5), so that root mean squares are sqrt 6.5 and 5."""
-    main, by_optimizer = _laws_of_batches(CELLS)
+    main, by_optimizer, spreads = _laws_of_batches(CELLS)
     assert main == (
-        "That a batch's noise is not normal moves the mean loss by 0.35 spreads in the median, of which chance is 0.08; the "
-        "paper's SDE is off by 1.5"
+        "Mean losses are off by so many spreads in the median: second order 0.38, paper 1.5; and as a batch's noise is not "
+        "normal, 0.35, of which chance is 0.08"
     )
     assert by_optimizer.endswith("(1 by chance alone): SGD, batch 4 2.5, SignSGD, batch 4 5")
+    assert spreads.endswith("median: start, batch 4 1.1")
+
+
+@pytest.mark.parametrize(
+    "gaps, expected",
+    [
+        ({"paper": (0.1, 0.1), "ode": (0.6, 0.1)}, "paper"),
+        ({"paper": (0.1, 0.1), "ode": (0.5, 0.1)}, None),
+        ({"ode": (0.6, 0.1), "second order": (0.7, 0.8), "paper": (0.1, 0.1)}, None),
+    ],
+)
+def test_what_is_closest_is_clearly_closer_than_all_others(gaps, expected):
+    """By three standard errors of the difference, also from one that comes after the next and is hardly known."""
+    assert _closest(gaps) == expected
 
 
 def test_gaps_by_optimizer_are_medians_and_what_an_optimizer_has_not_is_left_out():

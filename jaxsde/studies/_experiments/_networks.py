@@ -151,13 +151,12 @@ def batches_study(scale: Scale) -> Study:
         if not found:
             raise
         notes.append("interrupted: these are the results until then")
-    finding, *counts = _counts(found)
-    law, *of_laws = _laws_of_batches(found)
-    notes += counts + of_laws
+    finding, *of_laws = _laws_of_batches(found)
+    notes += _counts(found) + of_laws
     rows = [(*_start_of_row(*one), *_batches(one[1]), _verdict(one[1])) for one in found]
     panels = [_by_optimizer(found, batch) for batch in dict.fromkeys(cell.batch for cell, _ in found)]
     title = "Networks on mini-batches: optimizers against their SDEs"
-    return Study(title, f"{finding}. {law}", _BATCH_COLUMNS, rows, panels, notes)
+    return Study(title, finding, _BATCH_COLUMNS, rows, panels, notes)
 
 
 def _places(
@@ -267,10 +266,11 @@ def _batches(seen: Tracking) -> tuple[float, float, float]:
 
 
 def _closest(gaps: dict[str, tuple[float, float]]) -> str | None:
-    """The model that is closest, if it is clear which."""
-    first, second, *_ = sorted(gaps.items(), key=lambda item: item[1][0])
-    (label, (gap, error)), (_, (other, its_error)) = first, second
-    return label if other - gap > _CLEAR * math.hypot(error, its_error) else None
+    """The model that is closest, if it is clear which: clearly closer than each of the others, and not than the next alone,
+    behind which may be one that is hardly known."""
+    (label, (gap, error)), *others = sorted(gaps.items(), key=lambda item: item[1][0])
+    clear = all(other - gap > _CLEAR * math.hypot(error, its_error) for _, (other, its_error) in others)
+    return label if clear else None
 
 
 def _start_of_row(cell: _Cell, seen: Tracking) -> tuple[str | float, ...]:
@@ -339,20 +339,25 @@ def _tells_noise(gaps: dict[str, tuple[float, float]]) -> bool:
 
 
 def _laws_of_batches(found: list[tuple[_Cell, Tracking]]) -> list[str]:
-    """What is not normal about a batch's noise does to the mean loss, the main thing first."""
+    """How far off the models are, and what is not normal about a batch's noise does to the mean loss; the main thing first."""
     scores: dict[str, list[float]] = {}
+    spreads: dict[str, list[float]] = {}
     for cell, seen in found:
         assert seen.law is not None
+        spreads.setdefault(f"{cell.phase}, batch {cell.batch}", []).append(seen.law.spread)
         z = seen.law.difference / seen.law.stderr
         scores.setdefault(f"{type(cell.opt).__name__}, batch {cell.batch}", []).append(float(np.mean(z**2)))
-    kinds = [(_law_gap(seen), _gaps(seen)["paper"]) for _, seen in found]
-    law, paper = (float(np.median([gap for gap, _ in column])) for column in zip(*kinds, strict=True))
-    chance = float(np.median([SIGN_SLOPE * error for (_, error), _ in kinds]))
+    gaps = [_gaps(seen) for _, seen in found]
+    models = {label: np.median([g[label][0] for g in gaps if label in g] or [np.nan]) for label in reversed(_THINGS)}
+    off = ", ".join(f"{label} {median:.2g}" for label, median in models.items() if np.isfinite(median))
+    law, error = (float(np.median(column)) for column in zip(*(_law_gap(seen) for _, seen in found), strict=True))
     said = ", ".join(f"{where} {math.sqrt(np.mean(squares)):.2g}" for where, squares in scores.items())
     return [
-        f"That a batch's noise is not normal moves the mean loss by {law:.2g} spreads in the median, of which chance is "
-        f"{chance:.2g}; the paper's SDE is off by {paper:.2g}",
+        f"Mean losses are off by so many spreads in the median: {off}; and as a batch's noise is not normal, {law:.2g}, of "
+        f"which chance is {SIGN_SLOPE * error:.2g}",
         f"deviations of the mean loss on batches over their standard errors, root mean square (1 by chance alone): {said}",
+        "the spread on batches over that on normal noise, median: "
+        + ", ".join(f"{where} {np.median(ratios):.2g}" for where, ratios in spreads.items()),
     ]
 
 
@@ -361,7 +366,7 @@ def _by_optimizer(found: list[tuple[_Cell, Tracking]], batch: int) -> Panel:
     mine = [(type(cell.opt).__name__, seen) for cell, seen in found if cell.batch == batch]
     names = tuple(dict.fromkeys(name for name, _ in mine))
     curves = []
-    for label in (*_THINGS, "batches"):
+    for place, label in enumerate((*_THINGS, "batches")):
         medians, errors = [], []
         for name in names:
             shown = [_gaps(seen) | {"batches": _law_gap(seen)} for its_name, seen in mine if its_name == name]
@@ -369,8 +374,10 @@ def _by_optimizer(found: list[tuple[_Cell, Tracking]], batch: int) -> Panel:
             medians.append(np.median(gaps))
             errors.append(np.median(each))
         thing = _THINGS.get(label, "noise")
-        curves.append(Curve(label, np.arange(len(names), dtype=float), np.array(medians), np.array(errors), of=thing))
-    return Panel(f"Batches of {batch}", "", "gap over spread, median; ± s.e. of a cell", curves, bars=True, names=names)
+        x = np.arange(len(names)) + 0.15 * (place - 1.5)
+        curves.append(Curve(label, x, np.array(medians), np.array(errors), of=thing))
+    title = f"Batches of {batch}: medians, ± s.e. of a cell"
+    return Panel(title, "", "gap over spread", curves, yscale="linear", bars=True, names=names)
 
 
 def _judged(crossings: list[float]) -> list[str]:
