@@ -8,7 +8,7 @@ from typing import Any
 
 from .._extras import require
 
-# The colours of Okabe and Ito (2008), which people with any kind of colour vision tell apart, and three darker ones.
+# The colours of Okabe and Ito (okabe2008), which people with any kind of colour vision tell apart, and three darker ones.
 _BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, _SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 _WINE, _FOREST, _GREY = "#882255", "#117733", "#4D4D4D"
 
@@ -76,8 +76,8 @@ def colors(things: Iterable[str]) -> dict[str, str]:
 def screen_style() -> dict[str, Any]:
     """The look of all pictures here, as settings of Matplotlib, for figures of your own beside them.
 
-    Lines get the colours of Okabe and Ito (2008) in turn: "C0" is an optimizer's, "C1" its SDE's. [`colors`][] has those of
-    other things, and [`paper_style`][] makes figures for papers.
+    Lines get colours in turn that people with any kind of colour vision tell apart (okabe2008): "C0" is an optimizer's, "C1" its
+    SDE's. [`colors`][] has those of other things, and [`paper_style`][] makes figures for papers.
 
     **Returns:** a dictionary for `plt.style.use`, or `plt.style.context`.
 
