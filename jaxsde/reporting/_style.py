@@ -76,8 +76,8 @@ def colors(things: Iterable[str]) -> dict[str, str]:
 def screen_style() -> dict[str, Any]:
     """The look of all pictures here, as settings of Matplotlib, for figures of your own beside them.
 
-    Lines get colours in turn that people with any kind of colour vision tell apart (okabe2008): "C0" is an optimizer's, "C1" its
-    SDE's. [`colors`][] has those of other things, and [`paper_style`][] makes figures for papers.
+    Lines get colours in turn that people with any kind of colour vision tell apart (okabe2008): "C0" is an optimizer's, "C1" is
+    its SDE's. [`colors`][] has those of other things, and [`paper_style`][] makes figures for papers.
 
     **Returns:** a dictionary for `plt.style.use`, or `plt.style.context`.
 
