@@ -9,37 +9,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..problems import AbstractNoise, Problem
+from ..problems import AbstractNoise, AbstractNoiseOf, Problem
 from ..processes import SDE, Chain, over_step
 
 
-class GradientIncrements(AbstractNoise):
+class GradientIncrements(AbstractNoiseOf):
     """A noise law whose increments are the noise of the gradient itself, with its covariance in place of the identity."""
 
     noise: AbstractNoise
 
-    @property
-    def independent(self) -> bool:
-        return self.noise.independent
-
-    @property
-    def has_variance(self) -> bool:
-        return self.noise.has_variance
-
-    def validate(self, params: PyTree) -> None:
-        self.noise.validate(params)
+    def increments_like(self, params: PyTree) -> PyTree:
+        return params
 
     def sample(self, params: PyTree, key: PRNGKeyArray) -> PyTree:
         return self.noise.sample(params, key)
 
     def sqrt_covariance(self, params: PyTree) -> Callable[[PyTree], PyTree]:
         return _itself
-
-    def variance(self, params: PyTree) -> PyTree:
-        return self.noise.variance(params)
-
-    def covariance(self, params: PyTree) -> Float[Array, "d d"]:
-        return self.noise.covariance(params)
 
 
 def driven_by_gradients(chain: Chain, nearest: Callable[[Chain], SDE | None]) -> SDE | None:

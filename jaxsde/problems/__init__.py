@@ -14,6 +14,7 @@ from ._losses import (
 from ._mean_loss import MeanLoss as MeanLoss
 from ._minibatch import MiniBatch as MiniBatch
 from ._noise import AbstractIndependentNoise as AbstractIndependentNoise, AbstractNoise as AbstractNoise
+from ._noise_of import AbstractNoiseOf as AbstractNoiseOf
 from ._one_pass import OnePass as OnePass
 from ._problem import Problem as Problem
 from ._quantile_law import AbstractQuantileLaw as AbstractQuantileLaw

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ._noise import AbstractNoise
+from ._noise_of import AbstractNoiseOf
 
 
-class AmplifiedNoise(AbstractNoise):
+class AmplifiedNoise(AbstractNoiseOf):
     """The noise of $\\frac{1 + r}2 g_1 + \\frac{1 - r}2 g_2$ with independent stochastic gradients $g_1$ and $g_2$: its
     covariance is $(1 + r^2) / 2$ times that of one of them."""
 
@@ -21,24 +22,6 @@ class AmplifiedNoise(AbstractNoise):
     def factor(self) -> float:
         """By which the covariance grows."""
         return (1 + self.spread**2) / 2
-
-    @property
-    def independent(self) -> bool:
-        return self.noise.independent
-
-    @property
-    def has_variance(self) -> bool:
-        return self.noise.has_variance
-
-    @property
-    def has_exact_moments(self) -> bool:
-        return self.noise.has_exact_moments
-
-    def validate(self, params: PyTree) -> None:
-        self.noise.validate(params)
-
-    def increments_like(self, params: PyTree) -> PyTree:
-        return self.noise.increments_like(params)
 
     def sample(self, params: PyTree, key: PRNGKeyArray) -> PyTree:
         return self._amplify(lambda k: self.noise.sample(params, k), key)

@@ -1,14 +1,13 @@
 """Gaussian noise with the covariance of another noise."""
 
-from collections.abc import Callable
-
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _checks, _threefry
 from ._noise import AbstractNoise
+from ._noise_of import AbstractNoiseOf
 
 
-class AsGaussian(AbstractNoise):
+class AsGaussian(AbstractNoiseOf):
     """Gaussian noise with the covariance $\\Sigma(x)$ of another noise, at the current parameters.
 
     The SDEs of SGD, RMSprop and Adam know of a noise no more than its covariance. The optimizer on this noise stands between
@@ -31,29 +30,6 @@ class AsGaussian(AbstractNoise):
             raise ValueError(f"{type(noise).__name__} noise has no covariance here, so no Gaussian noise has the same")
         self.noise = noise
 
-    @property
-    def independent(self) -> bool:
-        return self.noise.independent
-
-    @property
-    def has_exact_moments(self) -> bool:
-        return self.noise.has_exact_moments
-
-    def validate(self, params: PyTree) -> None:
-        self.noise.validate(params)
-
-    def increments_like(self, params: PyTree) -> PyTree:
-        return self.noise.increments_like(params)
-
     def sample(self, params: PyTree, key: PRNGKeyArray) -> PyTree:
         increment = _threefry.normals(_threefry.key_words(key), 0, self.increments_like(params))
         return self.sqrt_covariance(params)(increment)
-
-    def sqrt_covariance(self, params: PyTree) -> Callable[[PyTree], PyTree]:
-        return self.noise.sqrt_covariance(params)
-
-    def variance(self, params: PyTree) -> PyTree:
-        return self.noise.variance(params)
-
-    def covariance(self, params: PyTree) -> Float[Array, "d d"]:
-        return self.noise.covariance(params)

@@ -7,7 +7,10 @@ import pytest
 
 import jaxsde as js
 from jaxsde.problems import AbstractIndependentNoise
-from jaxsde.studies._experiments._networks import _by_optimizer, _Cell, _closest, _crossing, _laws_of_batches
+from jaxsde.studies._experiments._network_batches import _by_optimizer, _laws_of_batches
+from jaxsde.studies._experiments._network_places import Cell
+from jaxsde.studies._experiments._network_tables import _closest
+from jaxsde.studies._experiments._networks import _crossing
 from jaxsde.studies._tracking import Run, Tracked, Tracking, track
 
 
@@ -135,7 +138,7 @@ def of_cell(optimizer, batch, models, law, spread=2.0):
     seen = {label: Tracked(np.array(difference), np.full(2, error), 1.0, 0.0) for label, (difference, error) in models.items()}
     difference, error = law
     of_law = Tracked(np.array(difference), np.full(2, error), 1.1, 0.0)
-    return _Cell("CNN", "start", batch, optimizer), Tracking(np.arange(3.0), np.array([9.0, 6.0, 5.0]), spread, seen, of_law)
+    return Cell("CNN", "start", batch, optimizer), Tracking(np.arange(3.0), np.array([9.0, 6.0, 5.0]), spread, seen, of_law)
 
 
 CELLS = [

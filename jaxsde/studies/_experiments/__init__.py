@@ -7,7 +7,8 @@ from ._minibatches import (
     scaling_study as scaling_study,
     svag_study as svag_study,
 )
-from ._networks import batches_study as batches_study, networks_study as networks_study
+from ._network_batches import batches_study as batches_study
+from ._networks import networks_study as networks_study
 from ._noise_scales import decay_study as decay_study, losses_study as losses_study, rates_study as rates_study
 from ._quadratics import (
     phases_study as phases_study,
